@@ -1,0 +1,232 @@
+"""What one shard sample is: a scene as mp4 or webp files, one a view, beside JSON and optional depth.
+
+Members of a sample `KEY` in a WebDataset tar:
+
+    KEY.meta.json       see `SceneSample`; the version is checked
+    KEY.view_00.mp4     one video a view (H.264, 4:4:4), or
+    KEY.view_00.webp    one lossless still a view, when the scene does not move (num_frames = 1)
+    KEY.depth_00.png    16-bit planar z, the frames `depth_frames` stacked top to bottom; 0 = unknown
+    KEY.text.npy        float16 caption embedding, l x d
+
+Nothing is ever unpickled: the decoders are PyAV, Pillow, json and numpy with allow_pickle=False.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+from PIL import Image
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class SceneSample:
+    """One scene as numpy arrays; `v` views of `t` frames (t = 1: a still scene, duplicated by the reader).
+
+    Attributes:
+        key: Unique name, without dots or slashes.
+        source: objects, physics, homography, static or capture.
+        images: uint8 `v t h w 3`. A 2D video has v = 1; its views are made when it is read.
+        fps: Frames a second; frame k is at k / fps seconds.
+        c2w: float32 `v 4 4`, OpenCV camera-to-world; None where unknown.
+        intrinsics: float32 `v 3 3` in pixels of these images, pixel centres at +0.5; None where unknown.
+        depths: float32 `v n h w`, planar z in scene units at `depth_frames`, 0 = unknown; None if absent.
+        depth_frames: The n frame indices that have depth.
+        caption: Plain text.
+        text: float32 `l d` caption embedding, or None.
+        group: Content group; held-out splits never share one with training.
+        license: SPDX name and attribution of what is shown.
+        views: Indices of the stored views that `images` holds (all of them unless a selection was decoded).
+    """
+
+    key: str
+    source: str
+    images: np.ndarray
+    fps: float
+    c2w: np.ndarray | None = None
+    intrinsics: np.ndarray | None = None
+    depths: np.ndarray | None = None
+    depth_frames: list[int] = field(default_factory=list)
+    caption: str = ""
+    text: np.ndarray | None = None
+    group: str = ""
+    license: str = ""
+    views: list[int] = field(default_factory=list)
+
+
+def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, bytes | str]:
+    """Encodes a scene as the members of one WebDataset sample.
+
+    Args:
+        sample: All views of a scene.
+        crf: H.264 constant rate factor, 0 (lossless) to 51.
+
+    Returns:
+        `{"__key__": key, "meta.json": bytes, "view_00.mp4": bytes, ...}` for `webdataset.TarWriter`.
+
+    Raises:
+        ValueError: The key holds a dot or slash, or shapes disagree; names the key.
+    """
+    _check(sample)
+    v, t, h, w, _ = sample.images.shape
+    still = t == 1
+    members: dict[str, bytes | str] = {"__key__": sample.key}
+    scale = 0.0
+    if sample.depths is not None:
+        scale = float(sample.depths.max()) / 65535 or 1.0
+    meta = {
+        "version": FORMAT_VERSION, "source": sample.source, "views": v, "frames": t, "height": h, "width": w,
+        "fps": sample.fps, "caption": sample.caption, "group": sample.group, "license": sample.license,
+        "c2w": None if sample.c2w is None else np.asarray(sample.c2w, float).round(7).tolist(),
+        "intrinsics": None if sample.intrinsics is None else np.asarray(sample.intrinsics, float).round(6).tolist(),
+        "depth_scale": scale, "depth_frames": [int(k) for k in sample.depth_frames],
+    }  # fmt: skip
+    members["meta.json"] = json.dumps(meta).encode()
+    for k in range(v):
+        if still:
+            members[f"view_{k:02d}.webp"] = _encode_still(sample.images[k, 0])
+        else:
+            members[f"view_{k:02d}.mp4"] = encode_video(sample.images[k], sample.fps, crf)
+        if sample.depths is not None:
+            stacked = np.round(sample.depths[k].reshape(-1, w) / scale).astype(np.uint16)
+            members[f"depth_{k:02d}.png"] = _encode_depth(stacked)
+    if sample.text is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, sample.text.astype(np.float16), allow_pickle=False)
+        members["text.npy"] = buffer.getvalue()
+    return members
+
+
+def read_meta(members: dict[str, bytes]) -> dict:
+    """Parses and checks `meta.json`.
+
+    Raises:
+        ValueError: Missing, unreadable, or of another format version; names the key.
+    """
+    key = members.get("__key__", "?")
+    if "meta.json" not in members:
+        raise ValueError(f"sample {key!r} has no meta.json; is this a shard of scene4d samples?")
+    try:
+        meta = json.loads(members["meta.json"])
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"sample {key!r}: meta.json is not JSON: {error}") from error
+    if not isinstance(meta, dict) or meta.get("version") != FORMAT_VERSION:
+        found = meta.get("version") if isinstance(meta, dict) else type(meta).__name__
+        raise ValueError(f"sample {key!r} has format version {found!r}, expected {FORMAT_VERSION}")
+    return meta
+
+
+def decode_sample(members: dict[str, bytes], views: Sequence[int] | None = None, depth: bool = True) -> SceneSample:
+    """Decodes one WebDataset sample; the inverse of `encode_sample` up to compression.
+
+    Args:
+        members: Raw bytes by member name, as `webdataset.WebDataset` yields them undecoded.
+        views: Which stored views to decode, in this order; None = all.
+        depth: Whether to decode depth.
+
+    Raises:
+        ValueError: A member is missing, unreadable or of another size than meta.json says; names it.
+    """
+    meta = read_meta(members)
+    key = str(members["__key__"])
+    chosen = list(range(meta["views"])) if views is None else [int(k) for k in views]
+    if any(not 0 <= k < meta["views"] for k in chosen):
+        raise ValueError(f"sample {key!r} has {meta['views']} views, asked for {chosen}")
+    t, h, w = meta["frames"], meta["height"], meta["width"]
+    images = np.stack([_decode_view(members, key, k, (t, h, w)) for k in chosen])
+    depths = None
+    if depth and meta["depth_frames"]:
+        stacked = [_decode_depth(members, key, k) for k in chosen]
+        shape = (len(chosen), len(meta["depth_frames"]), h, w)
+        depths = np.stack(stacked).reshape(shape).astype(np.float32) * np.float32(meta["depth_scale"])
+    text = None
+    if "text.npy" in members:
+        text = np.load(io.BytesIO(members["text.npy"]), allow_pickle=False).astype(np.float32)
+    pick = lambda name: None if meta[name] is None else np.asarray(meta[name], np.float32)[chosen]  # noqa: E731
+    c2w, intrinsics = pick("c2w"), pick("intrinsics")
+    if any(x is not None and not np.isfinite(x).all() for x in (c2w, intrinsics)):
+        raise ValueError(f"sample {key!r}: a camera is not finite")
+    return SceneSample(
+        key=key, source=meta["source"], images=images, fps=meta["fps"], c2w=c2w, intrinsics=intrinsics,
+        depths=depths, depth_frames=meta["depth_frames"], caption=meta["caption"], text=text,
+        group=meta["group"], license=meta["license"], views=chosen,
+    )  # fmt: skip
+
+
+def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
+    """uint8 `t h w 3` -> mp4 bytes (H.264, 4:4:4 so that small frames keep their colours)."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=round(fps), options={"crf": str(crf), "preset": "slow"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def decode_video(data: bytes) -> np.ndarray:
+    """mp4 bytes -> uint8 `t h w 3`. One decoding thread: workers are processes already."""
+    with av.open(io.BytesIO(data)) as container:
+        container.streams.video[0].thread_type = "NONE"
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def _decode_view(members: dict[str, bytes], key: str, view: int, shape: tuple[int, int, int]) -> np.ndarray:
+    names = (f"view_{view:02d}.mp4", f"view_{view:02d}.webp")
+    name = next((n for n in names if n in members), None)
+    if name is None:
+        raise ValueError(f"sample {key!r} has neither {names[0]} nor {names[1]}")
+    try:
+        if name.endswith("mp4"):
+            frames = decode_video(members[name])
+        else:
+            frames = np.asarray(Image.open(io.BytesIO(members[name])).convert("RGB"))[None]
+    except Exception as error:  # PyAV and Pillow raise many types; one clear line for all of them
+        raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
+    if frames.shape != (*shape, 3):
+        raise ValueError(f"sample {key!r}: {name} is {frames.shape[:3]}, meta.json says {shape}")
+    return frames
+
+
+def _decode_depth(members: dict[str, bytes], key: str, view: int) -> np.ndarray:
+    name = f"depth_{view:02d}.png"
+    if name not in members:
+        raise ValueError(f"sample {key!r} has no {name}")
+    try:
+        return np.asarray(Image.open(io.BytesIO(members[name])), np.uint16)
+    except Exception as error:
+        raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
+
+
+def _encode_still(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def _encode_depth(stacked: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(stacked).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _check(sample: SceneSample) -> None:
+    if not sample.key or any(c in sample.key for c in "./"):
+        raise ValueError(f"key {sample.key!r} must be non-empty, without dots or slashes")
+    if sample.images.ndim != 5 or sample.images.shape[-1] != 3 or sample.images.dtype != np.uint8:
+        raise ValueError(f"{sample.key}: images must be uint8 v t h w 3, got {sample.images.dtype} {sample.images.shape}")
+    v, t, h, w, _ = sample.images.shape
+    for name, value, shape in (("c2w", sample.c2w, (v, 4, 4)), ("intrinsics", sample.intrinsics, (v, 3, 3))):
+        if value is not None and (value.shape != shape or not np.isfinite(value).all()):
+            raise ValueError(f"{sample.key}: {name} must be finite {shape}, got {value.shape}")
+    if sample.depths is not None:
+        expected = (v, len(sample.depth_frames), h, w)
+        if sample.depths.shape != expected or any(not 0 <= k < t for k in sample.depth_frames):
+            raise ValueError(f"{sample.key}: depths must be {expected} at frames < {t}, got {sample.depths.shape}")

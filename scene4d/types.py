@@ -1,0 +1,105 @@
+"""The three things that travel between the parts: cameras, a view x time grid of images, Gaussians.
+
+Axes are always named in this order: b batch, v view, t time, c channel, h height, w width, g Gaussian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class _Movable:
+    """Lets Lightning (and users) move a dataclass of tensors between devices."""
+
+    def to(self, *args: Any, **kwargs: Any):
+        """Returns a copy whose tensors went through `Tensor.to(*args, **kwargs)`."""
+        return self.apply(lambda x: x.to(*args, **kwargs))
+
+    def apply(self, function):
+        """Returns a copy whose tensors (nested ones too) went through `function`."""
+        changed = {}
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor):
+                changed[entry.name] = function(value)
+            elif isinstance(value, _Movable):
+                changed[entry.name] = value.apply(function)
+        return replace(self, **changed)  # type: ignore[type-var]
+
+
+@dataclass
+class Cameras(_Movable):
+    """Pinhole cameras, any leading shape (usually `b v`).
+
+    Attributes:
+        c2w: Camera-to-world matrices, OpenCV axes (x right, y down, z forward), scene units.
+        intrinsics: In pixels; pixel centres lie at +0.5, so the principal point of a centred
+            camera is (w / 2, h / 2).
+    """
+
+    c2w: Float[Tensor, "*batch 4 4"]
+    intrinsics: Float[Tensor, "*batch 3 3"]
+
+    @property
+    def viewmats(self) -> Float[Tensor, "*batch 4 4"]:
+        """World-to-camera matrices, for the rasterizer only."""
+        return torch.linalg.inv(self.c2w)
+
+    def __getitem__(self, index) -> Cameras:
+        """Indexes the leading axes, of both tensors alike."""
+        return Cameras(self.c2w[index], self.intrinsics[index])
+
+
+@dataclass
+class SceneBatch(_Movable):
+    """A batch of view x time grids; row v is a fixed-view video, column t a freeze-time video.
+
+    Attributes:
+        images: In [0, 1].
+        cameras: One camera a view, shape `b v`; None where unknown (2D videos, generated grids).
+        frame_times: Scene time of every frame, seconds, from 0.
+        reference: True where a frame is given, False where it is to be generated or supervised.
+        source: Name of the data source of every sample: objects, physics, homography, static, capture.
+        keys: Name of every sample, unique within its source.
+        depths: Planar z in scene units, 0 where unknown (background, frames stored without depth).
+        text: Caption embedding, padded with zeros; None when no source has captions.
+        text_mask: True at real tokens of `text`.
+    """
+
+    images: Float[Tensor, "b v t c h w"]
+    cameras: Cameras | None
+    frame_times: Float[Tensor, "b t"]
+    reference: Bool[Tensor, "b v t"]
+    source: list[str]
+    keys: list[str] = field(default_factory=list)
+    depths: Float[Tensor, "b v t h w"] | None = None
+    text: Float[Tensor, "b l d"] | None = None
+    text_mask: Bool[Tensor, "b l"] | None = None
+
+
+@dataclass
+class Gaussians(_Movable):
+    """3D Gaussians with view-independent colour, any leading shape (`b t` for a dynamic scene).
+
+    Attributes:
+        means: World positions, scene units.
+        quats: Rotations, wxyz, normalised.
+        scales: Standard deviations along the rotated axes, scene units, positive.
+        opacities: In [0, 1].
+        colors: RGB in [0, 1] (unclamped inside training).
+    """
+
+    means: Float[Tensor, "*batch g 3"]
+    quats: Float[Tensor, "*batch g 4"]
+    scales: Float[Tensor, "*batch g 3"]
+    opacities: Float[Tensor, "*batch g"]
+    colors: Float[Tensor, "*batch g 3"]
+
+    def __getitem__(self, index) -> Gaussians:
+        """Indexes the leading axes, of all tensors alike."""
+        return Gaussians(*(getattr(self, f.name)[index] for f in fields(self)))

@@ -1,0 +1,131 @@
+"""Dense attention that also gives its log-sum-exp, and whose backward takes any out and log-sum-exp.
+
+Every kernel is a pair `forward(q, k, v, scale) -> out, lse` and
+`backward(grad, q, k, v, out, lse, scale) -> grad_q, grad_k, grad_v`, with q, k, v, out, grad of shape
+`n h l d` and lse (natural logarithm) of shape `n h l`. Handing the backward the out and lse of a softmax
+over MORE keys than k gives exactly these keys' share of its gradients, as ring attention does.
+
+Only `CPU` and `MATH` were ever run; the CUDA kernels were checked for shapes under fake tensors alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_flop_count
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class DenseKernel:
+    """A forward and a backward of dense attention; see the top of this file for both signatures."""
+
+    forward: Callable[..., tuple[Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64, else float32: in what log-sum-exps and sums are kept."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _cpu_forward(q, k, v, scale):
+    return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, scale=scale)
+
+
+def _cpu_backward(grad, q, k, v, out, lse, scale):
+    return aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, q, k, v, out, lse, 0.0, False, scale=scale
+    )
+
+
+def _math_forward(q, k, v, scale):
+    dtype = accumulation_dtype(q)
+    logits = (q.to(dtype) @ k.to(dtype).transpose(-1, -2)) * scale
+    lse = torch.logsumexp(logits, dim=-1)
+    return (torch.exp(logits - lse[..., None]) @ v.to(dtype)).to(q.dtype), lse
+
+
+def _math_backward(grad, q, k, v, out, lse, scale):
+    dtype = accumulation_dtype(q)
+    grad, queries, keys, values, out = (x.to(dtype) for x in (grad, q, k, v, out))
+    weights = torch.exp((queries @ keys.transpose(-1, -2)) * scale - lse[..., None])
+    row = (grad * out).sum(-1, keepdim=True)
+    grad_logits = weights * (grad @ values.transpose(-1, -2) - row) * scale
+    grads = (grad_logits @ keys, grad_logits.transpose(-1, -2) @ queries, weights.transpose(-1, -2) @ grad)
+    return tuple(x.to(q.dtype) for x in grads)
+
+
+def _flash_forward(q, k, v, scale):
+    return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)[:2]
+
+
+def _flash_backward(grad, q, k, v, out, lse, scale):
+    seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of the dropout, which is 0
+    offset = torch.empty(0, dtype=torch.uint64, device=q.device)
+    lengths = q.shape[2], k.shape[2]
+    return aten._scaled_dot_product_flash_attention_backward(
+        grad, q, k, v, out, lse.contiguous(), None, None, *lengths, 0.0, False, seed, offset, scale=scale
+    )
+
+
+def _efficient_forward(q, k, v, scale):
+    out, lse, _, _ = aten._scaled_dot_product_efficient_attention(
+        q, k, v, None, True, 0.0, False, scale=scale
+    )
+    return out, lse[..., : q.shape[2]]  # the kernel pads it to a multiple of 32 with +inf
+
+
+def _efficient_backward(grad, q, k, v, out, lse, scale):
+    lse = F.pad(lse.contiguous(), (0, -q.shape[2] % 32), value=math.inf)
+    zero = torch.zeros((), dtype=torch.int64, device=q.device)
+    wanted = [True, True, True, False]
+    return aten._scaled_dot_product_efficient_attention_backward(
+        grad, q, k, v, None, out, lse, zero, zero, 0.0, wanted, False, scale=scale
+    )[:3]
+
+
+def _cudnn_forward(q, k, v, scale):
+    out, lse, *_ = aten._scaled_dot_product_cudnn_attention(
+        q, k, v, None, True, 0.0, False, False, scale=scale
+    )
+    return out, lse.squeeze(-1)
+
+
+def _cudnn_backward(grad, q, k, v, out, lse, scale):
+    zero = torch.zeros((), dtype=torch.int64, device=q.device)
+    lse = lse.contiguous().unsqueeze(-1)
+    lengths = q.shape[2], k.shape[2]
+    return aten._scaled_dot_product_cudnn_attention_backward(
+        grad, q, k, v, out, lse, zero, zero, None, None, None, *lengths, 0.0, False, scale=scale
+    )
+
+
+CPU = DenseKernel(_cpu_forward, _cpu_backward)
+MATH = DenseKernel(_math_forward, _math_backward)
+FLASH = DenseKernel(_flash_forward, _flash_backward)  # never run
+EFFICIENT = DenseKernel(_efficient_forward, _efficient_backward)  # never run
+CUDNN = DenseKernel(_cudnn_forward, _cudnn_backward)  # never run
+
+
+def _count_flops(q, k, v, *args, out_shape=None, **options):
+    return sdpa_flop_count(q, k, v)
+
+
+def _count_backward_flops(grad, q, k, v, *args, out_shape=None, **options):
+    return sdpa_flop_count(q, k, v) * 5 // 2
+
+
+# torch counts the CUDA kernels, but 0 for the CPU one: what a single view or time runs
+for _operator, _formula in (
+    (aten._scaled_dot_product_flash_attention_for_cpu, _count_flops),
+    (aten._scaled_dot_product_flash_attention_for_cpu_backward, _count_backward_flops),
+):
+    if _operator not in flop_registry:
+        register_flop_formula(_operator)(_formula)

@@ -1,0 +1,31 @@
+"""How the CPU kernels are compiled: cached on disk where a directory is writable, in memory otherwise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numba
+import torch
+
+logger = logging.getLogger(__name__)
+
+
+def compile_kernel(function: Callable) -> Callable:
+    """Decorator: compiles `function` with numba (parallel, cached) at its first call.
+
+    A package installed where neither its own folder nor the user's cache can be written still works;
+    it then compiles anew (about ten seconds) in every process.
+    """
+    try:
+        return numba.njit(parallel=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # numba: "cannot cache function ...: no locator available"
+        logger.info("no writable cache directory for numba, %s is compiled in memory", function.__name__)
+        return numba.njit(parallel=True, cache=False, error_model="numpy")(function)
+
+
+def use_torch_threads() -> int:
+    """Lets the kernels run on as many threads as torch does, and returns that number."""
+    threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(threads)
+    return threads

@@ -1,0 +1,191 @@
+"""`rasterize`: the one door to Gaussian rasterization, shaped as `gsplat.rasterization`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scene4d.rendering import numba_projection, numba_rasterizer, torch_reference
+from scene4d.rendering.constants import DEPTH_ALPHA_MIN
+
+RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
+
+
+def rasterize(
+    means: Float[Tensor, "g 3"],
+    quats: Float[Tensor, "g 4"],
+    scales: Float[Tensor, "g 3"],
+    opacities: Float[Tensor, "g"],
+    colors: Float[Tensor, "*c g d"],
+    viewmats: Float[Tensor, "c 4 4"],
+    Ks: Float[Tensor, "c 3 3"],
+    width: int,
+    height: int,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    backgrounds: Float[Tensor, "c d"] | None = None,
+    render_mode: RenderMode = "RGB",
+) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Any]]:
+    """Renders 3D Gaussians from C cameras: by gsplat on CUDA, by our numba kernels on the CPU.
+
+    Parameters are those of `gsplat.rasterization`, with its names, order and defaults. Half-precision
+    input is computed in float32 and the result is float32, under autocast too.
+
+    Args:
+        means: World positions.
+        quats: Rotations, wxyz, of any length above 0.
+        scales: Standard deviations, scene units, positive.
+        opacities: In [0, 1].
+        colors: D features a Gaussian, shared by the cameras or one set a camera (c g d).
+        viewmats: World-to-camera matrices, OpenCV axes.
+        Ks: Intrinsics, pixels, pixel centres at +0.5. No gradient reaches them.
+        width: Of the image, pixels.
+        height: Of the image, pixels.
+        near_plane: Gaussians with z at or below it are not drawn.
+        far_plane: Gaussians with z at or above it are not drawn.
+        radius_clip: Splats with both radii at or below it (pixels) are not drawn.
+        eps2d: Added to the 2D covariance's diagonal, pixels^2.
+        backgrounds: Colour behind the Gaussians; depth's background is 0.
+        render_mode: "RGB" features; "D" accumulated depth sum(w z); "ED" expected depth
+            sum(w z) / sum(w); "RGB+D" and "RGB+ED" both, depth as the last channel.
+
+    Returns:
+        Renders (X = D, 1 or D + 1 channels), alphas, and a dictionary with `means2d`, `conics`, `depths`
+        and `radii` (gsplat's has more).
+
+    Raises:
+        ValueError: Shapes that do not fit, unknown `render_mode`, an empty image, or NaN or infinite values.
+    """
+    tensors = _common_dtype(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
+    _check_shapes(*tensors, width, height, render_mode)
+    limits = (near_plane, far_plane, radius_clip, eps2d)
+    with torch.autocast(means.device.type, enabled=False):
+        if means.is_cuda:
+            from scene4d.rendering.gsplat_rasterizer import rasterize_gsplat
+
+            return rasterize_gsplat(*tensors[:7], width, height, *limits, tensors[7], render_mode)
+        _check_finite(*tensors)
+        return _assemble(
+            numba_projection.project, numba_rasterizer.composite, tensors, width, height, limits, render_mode
+        )
+
+
+def rasterize_reference(
+    means: Float[Tensor, "g 3"],
+    quats: Float[Tensor, "g 4"],
+    scales: Float[Tensor, "g 3"],
+    opacities: Float[Tensor, "g"],
+    colors: Float[Tensor, "*c g d"],
+    viewmats: Float[Tensor, "c 4 4"],
+    Ks: Float[Tensor, "c 3 3"],
+    width: int,
+    height: int,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    backgrounds: Float[Tensor, "c d"] | None = None,
+    render_mode: RenderMode = "RGB",
+) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Any]]:
+    """`rasterize` in plain torch: dense, slow, differentiable by autograd. For tests."""
+    tensors = (means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
+    limits = (near_plane, far_plane, radius_clip, eps2d)
+    return _assemble(
+        torch_reference.project, torch_reference.composite, tensors, width, height, limits, render_mode
+    )
+
+
+def _assemble(
+    project: Callable,
+    composite: Callable,
+    tensors: tuple[Tensor | None, ...],
+    width: int,
+    height: int,
+    limits: tuple[float, float, float, float],
+    render_mode: RenderMode,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Projects, composites, adds backgrounds and divides expected depth."""
+    means, quats, scales, opacities, colors, viewmats, Ks, backgrounds = tensors
+    means2d, conics, depths, radii = project(
+        means, quats, scales, opacities, viewmats, Ks, width, height, *limits
+    )
+    cameras = viewmats.shape[0]
+    features = _features(colors, depths, render_mode)
+    renders, remaining = composite(
+        means2d, conics, features, opacities.expand(cameras, -1), depths, radii, width, height
+    )
+    alphas = 1 - remaining[..., None]
+    if backgrounds is not None and "RGB" in render_mode:
+        padded = torch.nn.functional.pad(backgrounds, (0, renders.shape[-1] - backgrounds.shape[-1]))
+        renders = renders + remaining[..., None] * padded[:, None, None]
+    if render_mode in ("ED", "RGB+ED"):
+        depth = renders[..., -1:] / alphas.clamp(min=DEPTH_ALPHA_MIN)
+        renders = torch.cat([renders[..., :-1], depth], dim=-1)
+    info = {"means2d": means2d, "conics": conics, "depths": depths, "radii": radii}
+    return renders, alphas, info
+
+
+def _features(
+    colors: Tensor, depths: Float[Tensor, "c g"], render_mode: RenderMode
+) -> Float[Tensor, "c g x"]:
+    """What is composited: colours, depth, or both."""
+    colors = colors.expand(*depths.shape, colors.shape[-1])
+    if render_mode == "RGB":
+        return colors
+    if render_mode in ("D", "ED"):
+        return depths[..., None]
+    return torch.cat([colors, depths[..., None]], dim=-1)
+
+
+def _common_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """All tensors in the widest of their dtypes, at least float32."""
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor is not None:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(None if x is None else x.to(dtype) for x in tensors)
+
+
+def _check_shapes(
+    means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, width, height, render_mode
+) -> None:
+    gaussians, cameras = means.shape[0], viewmats.shape[0]
+    expected = {
+        "means": (means, (gaussians, 3)),
+        "quats": (quats, (gaussians, 4)),
+        "scales": (scales, (gaussians, 3)),
+        "opacities": (opacities, (gaussians,)),
+        "viewmats": (viewmats, (cameras, 4, 4)),
+        "Ks": (Ks, (cameras, 3, 3)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    if colors.shape[:-1] not in ((gaussians,), (cameras, gaussians)):
+        raise ValueError(f"colors has shape {tuple(colors.shape)}, expected ([{cameras},] {gaussians}, d)")
+    if backgrounds is not None and backgrounds.shape != (cameras, colors.shape[-1]):
+        raise ValueError(
+            f"backgrounds has shape {tuple(backgrounds.shape)}, expected {(cameras, colors.shape[-1])}"
+        )
+    if width < 1 or height < 1:
+        raise ValueError(f"image size must be positive, got width {width}, height {height}")
+    if render_mode not in RENDER_MODES:
+        raise ValueError(f"render_mode {render_mode!r} is not one of {', '.join(RENDER_MODES)}")
+
+
+def _check_finite(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds) -> None:
+    tensors = {
+        "means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors,
+        "viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds,
+    }  # fmt: skip
+    for name, tensor in tensors.items():
+        if tensor is not None and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(f"{name} holds {count} NaN or infinite values of {tensor.numel()}")

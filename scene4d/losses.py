@@ -81,6 +81,8 @@ class SqueezeNetDistance(nn.Module):
         path: safetensors of torchvision's `squeezenet1_1`.
     """
 
+    shift: Tensor
+    scale: Tensor
     LAST_OF_SLICE = (1, 4, 7, 9, 10, 11, 12)
 
     def __init__(self, path: Path) -> None:

@@ -1,0 +1,117 @@
+"""The baselines take what they may look at, and nothing else."""
+
+import math
+
+import pytest
+import torch
+
+from scene4d.baselines import (
+    LinearPredictor,
+    blend,
+    blur,
+    blurred_copy,
+    blurred_mean,
+    copy_fixed_view,
+    copy_freeze_time,
+    copy_nearest,
+    nearest_inputs,
+)
+
+
+def random_grid(b: int = 2, v: int = 3, t: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.rand(b, v, t, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def arc(angles: list[float]) -> torch.Tensor:
+    """Cameras on a circle of radius 2 that look at its centre, `1 v 4 4`."""
+    poses = []
+    for degrees in angles:
+        a = math.radians(degrees)
+        pose = torch.eye(4)
+        pose[:3, 2] = -torch.tensor([math.sin(a), 0.0, math.cos(a)])
+        pose[:3, 3] = 2 * torch.tensor([math.sin(a), 0.0, math.cos(a)])
+        poses.append(pose)
+    return torch.stack(poses)[None]
+
+
+def test_copies_and_blend():
+    grid = random_grid()
+    assert torch.equal(copy_freeze_time(grid)[:, 2, 3], grid[:, 2, 0])
+    assert torch.equal(copy_fixed_view(grid)[:, 2, 3], grid[:, 0, 3])
+    torch.testing.assert_close(blend(grid)[:, 2, 3], 0.8 * grid[:, 2, 0] + 0.2 * grid[:, 0, 3])
+
+
+def test_blur_keeps_the_mean_and_has_the_width():
+    grid = torch.zeros(1, 1, 1, 3, 33, 33)
+    grid[..., 16, 16] = 1
+    spot = blur(grid, 2.0)[0, 0, 0, 0]
+    offsets = torch.arange(33.0) - 16
+    assert spot.sum() == pytest.approx(1, abs=1e-5)
+    assert (spot.sum(0) * offsets**2).sum().sqrt() == pytest.approx(2.0, rel=0.05)
+    assert torch.equal(blurred_copy(grid)[:, :, 0], blur(grid, 1.5)[:, :, 0])
+
+
+def test_nearest_inputs_on_an_arc_and_on_the_spot():
+    inputs = torch.tensor([[True, False, True, False]])
+    order = nearest_inputs(arc([0, 3, 10, 12]), inputs)
+    assert order.tolist() == [[[0, 2], [0, 2], [2, 0], [2, 0]]]
+    turning = arc([0, 3, 10, 12])
+    turning[..., :3, 3] = 0
+    assert nearest_inputs(turning, inputs).tolist() == order.tolist()
+
+
+def test_novel_view_baselines():
+    grid = random_grid(b=1, v=4)
+    reference = torch.tensor([True, False, True, False])[None, :, None].expand(1, 4, 4)
+    cameras = arc([0, 3, 10, 12])
+    copied = copy_nearest(grid, cameras, reference)
+    assert torch.equal(copied[:, 1], grid[:, 0]) and torch.equal(copied[:, 3], grid[:, 2])
+    mean = blurred_mean(grid, cameras, reference)
+    torch.testing.assert_close(mean[:, 1], blur((grid[:, :1] + grid[:, 2:3]) / 2, 2.0)[:, 0])
+    changed = torch.where(reference[..., None, None, None], grid, 0.0)
+    assert torch.equal(copy_nearest(changed, cameras, reference), copied)
+    with pytest.raises(ValueError, match="no input view"):
+        copy_nearest(grid, cameras, torch.zeros_like(reference))
+
+
+def identity(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def affine_grid(seed: int) -> torch.Tensor:
+    """Grids whose generated frames are an exact linear map of the references, another one a channel."""
+    grid = random_grid(seed=seed)
+    weights = torch.tensor([[0.5, 0.3, 0.2, 0.1], [1.0, 0.0, -0.5, 0.0], [0.0, 1.0, 0.0, 0.25]])
+    a, b, c = copy_freeze_time(grid), copy_fixed_view(grid), copy_fixed_view(copy_freeze_time(grid))
+    features = torch.stack([a, b, c, torch.ones_like(a)], -1)
+    made = torch.einsum("bvtchwk,ck->bvtchw", features, weights)
+    made[:, 0], made[:, :, 0] = grid[:, 0], grid[:, :, 0]
+    return made
+
+
+def test_linear_predictor_finds_a_linear_world():
+    predictor = LinearPredictor(identity, identity, ridge=1e-8).fit(affine_grid(k) for k in range(3))
+    held_out = affine_grid(9)
+    seen = held_out.clone()
+    seen[:, 1:, 1:] = math.nan  # it may not look at what it predicts
+    torch.testing.assert_close(predictor.predict(seen)[:, 1:, 1:], held_out[:, 1:, 1:], rtol=1e-3, atol=1e-3)
+
+
+def test_linear_predictor_works_in_latents_of_fewer_frames():
+    encode = lambda x: x[:, :, ::2, :, ::4, ::4] * 3  # noqa: E731
+    predictor = LinearPredictor(encode, identity).fit([random_grid(t=5)])
+    assert predictor.predict(random_grid(t=5)).shape == (2, 3, 3, 3, 4, 4)
+
+
+def test_linear_predictor_survives_still_scenes():
+    still = copy_freeze_time(random_grid())
+    predicted = LinearPredictor(identity, identity).fit([still]).predict(still)
+    torch.testing.assert_close(predicted[:, 1:, 1:], still[:, 1:, 1:], rtol=0, atol=0.01)
+
+
+def test_linear_predictor_errors():
+    predictor = LinearPredictor(identity, identity)
+    with pytest.raises(ValueError, match="not fitted"):
+        predictor.predict(random_grid())
+    with pytest.raises(ValueError, match="at least one batch"):
+        predictor.fit([])

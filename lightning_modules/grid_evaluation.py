@@ -1,0 +1,98 @@
+"""Scores samples of the diffusion model beside everything that must be beaten, source by source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scene4d.baselines import LinearPredictor, blend, blurred_copy, copy_fixed_view, copy_freeze_time
+from scene4d.losses import PerceptualLoss
+from scene4d.metrics import ScoreTable, score_grid
+from scene4d.types import SceneBatch
+from scene4d.visualization import comparison_sheet
+
+if TYPE_CHECKING:
+    from lightning_modules.video_diffusion import VideoDiffusion
+
+SOURCES = ("objects", "physics", "homography", "static", "capture")
+METHODS = (
+    "sample", "one_step", "sample_static_reference", "sample_other_reference", "copy_freeze_time",
+    "copy_fixed_view", "blend", "blurred_copy", "linear", "autoencoder",
+)  # fmt: skip
+
+
+class GridEvaluation:
+    """Every held-out grid is generated from its fixed-view and freeze-time videos and scored on the rest.
+
+    Two of the methods test whether motion is transferred at all: `sample_static_reference` samples with the
+    fixed-view video standing still, `sample_other_reference` with another scene's. Both are scored against the
+    true grid and must lose.
+
+    Args:
+        white_background: Sources whose silhouettes are scored.
+        linear_batches: Training batches that the linear predictor is fitted on.
+    """
+
+    def __init__(
+        self,
+        white_background: list[str] = ["objects"],  # noqa: B006
+        linear_batches: int = 16,
+    ) -> None:
+        self.white_background, self.linear_batches = white_background, linear_batches
+        self.table: ScoreTable | None = None
+        self.perceptual: PerceptualLoss | None = None
+        self.linear: LinearPredictor | None = None
+
+    def start(self, module: VideoDiffusion, training_images: Iterable[Tensor]) -> None:
+        """Empties the table and fits the linear predictor."""
+        self.table = ScoreTable(SOURCES, METHODS).to(module.device)
+        self.perceptual = self.perceptual or PerceptualLoss().to(module.device)
+        self.linear = LinearPredictor(module.encode, module.decode).fit(training_images)
+
+    def add(self, module: VideoDiffusion, batch: SceneBatch) -> None:
+        """Generates and scores one batch of a single source."""
+        source = batch.source[0]
+        reference = torch.zeros_like(batch.reference)
+        reference[:, 0], reference[:, :, 0] = True, True
+        for method, images in self.methods(module, batch.images, reference, batch.text).items():
+            images = torch.where(reference[..., None, None, None], batch.images, images)
+            for ours, truth, mask in zip(images, batch.images, reference):
+                white = source in self.white_background
+                self.table.update(source, method, score_grid(ours, truth, mask, self.perceptual, white))
+
+    def methods(self, module: VideoDiffusion, images: Tensor, reference: Tensor, text: Tensor | None) -> dict:
+        """All grids by method, `b v t c h w`."""
+        steps = module.sample_steps
+        still, other = images.clone(), images.clone()
+        still[:, 0] = images[:, 0, :1]
+        other[:, 0, 1:] = images.roll(1, 0)[:, 0, 1:]
+        return {
+            "sample": module.generate(images, reference, text, steps),
+            "one_step": module.generate(images, reference, text, 1),
+            "sample_static_reference": module.generate(still, reference, text, steps),
+            "sample_other_reference": module.generate(other, reference, text, steps),
+            "copy_freeze_time": copy_freeze_time(images),
+            "copy_fixed_view": copy_fixed_view(images),
+            "blend": blend(images),
+            "blurred_copy": blurred_copy(images),
+            "linear": self.linear.predict(images),
+            "autoencoder": module.decode(module.encode(images)),
+        }
+
+    def compute(self) -> dict:
+        """The block of `metrics.json`: {"diffusion": {source: {"scenes": n, method: {score: mean}}}}."""
+        return {"diffusion": self.table.compute()}
+
+    def picture(self, module: VideoDiffusion, batch: SceneBatch, frames: int = 5) -> Float[Tensor, "c h w"]:
+        """Contact sheet of the first scene: reference, generated, truth, copy; a few frames of every view."""
+        images, reference = batch.images[:1], batch.reference[:1]
+        text = None if batch.text is None else batch.text[:1]
+        generated = module.generate(images, reference, text, module.sample_steps)
+        given = torch.where(reference[..., None, None, None], images, 0.5)
+        chosen = torch.linspace(0, images.shape[2] - 1, min(frames, images.shape[2])).round().long()
+        rows = {"reference": given, "generated": generated, "truth": images, "copy": copy_freeze_time(images)}
+        return comparison_sheet({name: grid[0][:, chosen].float().cpu() for name, grid in rows.items()})

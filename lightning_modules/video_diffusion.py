@@ -1,0 +1,197 @@
+"""Trains and runs the 4D video diffusion model; with one view, the base video model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import islice
+
+import lightning as L
+import torch
+from jaxtyping import Bool, Float
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_modules.grid_evaluation import GridEvaluation
+from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask
+from scene4d.networks.autoencoder import decode_grid, encode_grid
+from scene4d.networks.pretrained import load_weights_in_order
+from scene4d.networks.trainable import trainable_parameters
+from scene4d.types import SceneBatch
+
+log = logging.getLogger(__name__)
+
+FIXED_SIGMAS = (0.25, 0.5, 0.75, 1.0)
+
+
+class VideoDiffusion(L.LightningModule):
+    """Rectified flow on the view x time grid (paper, sec. 3.1), reference frames given.
+
+    Training fine-tunes what `trainable` names: the self-attention (paper) or, for the base model, everything.
+    Validation inside `fit` logs the loss at fixed noise levels and fixed noise, by source, and shows one sampled
+    grid a source. `validate` and `test` score samples and baselines (`GridEvaluation`) into `results`.
+    `predict` returns the grid as a `SceneBatch` whose reference frames are the given ones.
+
+    Args:
+        network: Builds the network, for example `scene4d.networks.WanGridTransformer`.
+        autoencoder: Builds the frozen autoencoder, `PatchAutoencoder` or `WanAutoencoder`.
+        flow: Objective and sampler.
+        optimizer: Builds the optimizer from the trainable parameters.
+        lr_scheduler: Builds a schedule from the optimizer, stepped every batch; None = constant.
+        trainable: Regular expressions on parameter names of the network; what matches trains.
+        initial_weights: safetensors files loaded in this order; together they must cover the network. A file
+            may hold a part, for example the fine-tuned self-attention on top of the base model.
+        evaluation: What `validate` and `test` score.
+        sample_steps: Euler steps of sampling.
+        guidance: Weight of classifier-free guidance; 1 = off, as the paper has it when both videos are given.
+        text_dropout: Probability of training a sample without its caption.
+        sample_seed: Of the noise that sampling starts from.
+        compile: Whether to compile the network with torch.compile.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        autoencoder: Callable[[], nn.Module],
+        flow: RectifiedFlow,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        trainable: list[str] = [r"\.attn1\."],  # noqa: B006 - jsonargparse shows it as the default
+        initial_weights: list[str] = [],  # noqa: B006
+        evaluation: GridEvaluation | None = None,
+        sample_steps: int = 8,
+        guidance: float = 1.0,
+        text_dropout: float = 0.1,
+        sample_seed: int = 0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.build_network, self.build_autoencoder, self.flow = network, autoencoder, flow
+        self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
+        self.trainable, self.initial_weights = trainable, initial_weights
+        self.evaluation = evaluation or GridEvaluation()
+        self.sample_steps, self.guidance = sample_steps, guidance
+        self.text_dropout, self.sample_seed, self.compile_network = text_dropout, sample_seed, compile
+        self.network: nn.Module | None = None
+        self.autoencoder: nn.Module | None = None
+        self.results: dict = {}
+        self.pictures: dict[str, Tensor] = {}
+
+    def configure_model(self) -> None:
+        """Builds the networks once, on whatever device and precision the strategy sets up."""
+        if self.network is not None:
+            return
+        network = self.build_network()
+        if self.initial_weights:
+            load_weights_in_order(network, self.initial_weights)
+        count = len(trainable_parameters(network, self.trainable))
+        log.info("%d parameter tensors of the network train", count)
+        if self.compile_network:
+            network.compile(dynamic=False)
+        self.autoencoder = self.build_autoencoder().eval().requires_grad_(False)
+        self.network = network
+
+    def configure_optimizers(self):
+        optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_train_epoch_start(self) -> None:
+        self.autoencoder.eval()
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "b v t c h w"]) -> Float[Tensor, "b v n z y x"]:
+        """Images in [0, 1] to normalised latents, float32."""
+        return encode_grid(self.autoencoder, images).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b v n z y x"]) -> Float[Tensor, "b v t c h w"]:
+        """The inverse of `encode`, images in [0, 1]."""
+        return decode_grid(self.autoencoder, latents).float()
+
+    def training_step(self, batch: SceneBatch, index: int) -> Tensor:
+        latents, mask = self.encode(batch.images), latent_reference_mask(batch.reference)
+        text = batch.text
+        if text is not None:
+            keep = torch.rand(len(text), 1, 1, device=text.device) >= self.text_dropout
+            text = text * keep
+        losses = self.flow.loss(self.network, latents, mask, text)
+        self.log("train/loss", losses.mean(), prog_bar=True)
+        if index % max(1, self.trainer.log_every_n_steps) == 0:
+            for name in sorted(set(batch.source)):
+                of_source = losses.detach()[[s == name for s in batch.source]]
+                self.log(f"train/loss_{name}", of_source.mean(), batch_size=len(of_source))
+        return losses.mean()
+
+    def validation_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> None:
+        if self.trainer.validating or self.trainer.testing:
+            self.evaluation.add(self, batch)
+        else:
+            self._log_fixed_losses(batch)
+        name = batch.source[0]
+        if f"grid_{name}" not in self.pictures:
+            self.pictures[f"grid_{name}"] = self.evaluation.picture(self, batch)
+
+    test_step = validation_step
+
+    def on_validation_epoch_start(self) -> None:
+        self.pictures.clear()
+        if self.trainer.validating or self.trainer.testing:
+            loader = self.trainer.datamodule.train_dataloader()
+            batches = (batch.to(self.device).images for batch in islice(loader, self.evaluation.linear_batches))
+            self.evaluation.start(self, batches)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.validating or self.trainer.testing:
+            self.results = self.evaluation.compute()
+            for source, methods in self.results["diffusion"].items():
+                for name, value in methods["sample"].items():
+                    self.log(f"val/{name}_{source}", value, rank_zero_only=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _log_fixed_losses(self, batch: SceneBatch) -> None:
+        """The loss at fixed noise levels and fixed noise: comparable between steps and runs."""
+        latents, mask = self.encode(batch.images), latent_reference_mask(batch.reference)
+        noise = self.noise(latents.shape)
+        total = 0.0
+        for sigma in FIXED_SIGMAS:
+            sigmas = latents.new_full((len(latents),), sigma)
+            total += self.flow.loss(self.network, latents, mask, batch.text, sigmas, noise).mean() / len(FIXED_SIGMAS)
+        count, name = len(latents), batch.source[0]
+        self.log(f"val/loss_{name}", total, add_dataloader_idx=False, batch_size=count, sync_dist=True)
+        self.log("val/loss", total, add_dataloader_idx=False, batch_size=count, sync_dist=True, prog_bar=True)
+
+    def noise(self, shape: torch.Size) -> Tensor:
+        """The same unit Gaussian noise for the same shape, run after run."""
+        generator = torch.Generator().manual_seed(self.sample_seed)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        images: Float[Tensor, "b v t c h w"],
+        reference: Bool[Tensor, "b v t"],
+        text: Float[Tensor, "b l d"] | None,
+        steps: int,
+    ) -> Float[Tensor, "b v t c h w"]:
+        """Samples the grid from its reference frames; other frames of `images` are not looked at.
+
+        One step gives the mean prediction from pure noise instead of a sample.
+        """
+        mask = latent_reference_mask(reference)
+        latents = self.encode(torch.where(reference[..., None, None, None], images, 1.0))
+        x = self.flow.sample(self.network, self.noise(latents.shape), latents, mask, text, steps, self.guidance)
+        return torch.where(reference[..., None, None, None], images, self.decode(x))
+
+    def predict_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> SceneBatch:
+        """Returns the batch with every frame that was not given replaced by a generated one."""
+        images = self.generate(batch.images, batch.reference, batch.text, self.sample_steps)
+        return SceneBatch(
+            images=images, cameras=batch.cameras, frame_times=batch.frame_times, reference=batch.reference,
+            source=batch.source, keys=batch.keys, text=batch.text, text_mask=batch.text_mask,
+        )  # fmt: skip

@@ -1,0 +1,163 @@
+"""Rectified flow on a grid with given reference latents: schedule, objective, Euler sampler.
+
+x_sigma = (1 - sigma) x + sigma eps, velocity = eps - x (Liu et al. 2022, Eq. 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Network = Callable[..., Tensor]
+
+
+def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
+    """sigma' = s sigma / (1 + (s - 1) sigma) (Esser et al. 2024, Eq. 23); s > 1 spends more steps in noise."""
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def sampling_sigmas(steps: int, shift: float = 1.0) -> Float[Tensor, " steps+1"]:
+    """Noise levels from 1 to 0. Own sigmas: diffusers' scheduler would shift them twice.
+
+    Raises:
+        ValueError: `steps` < 1.
+    """
+    if steps < 1:
+        raise ValueError(f"sampling needs at least 1 step, got {steps}")
+    return shift_sigmas(torch.linspace(1, 0, steps + 1), shift)
+
+
+@dataclass
+class RectifiedFlow:
+    """Objective and sampler.
+
+    Args:
+        prediction: What the network's output means: "velocity" (the form of public Wan checkpoints) or "data"
+            (clean latents; much faster to learn for a small network with many channels a token).
+        clean_references: Feed reference positions without noise. The patch embedding is linear, so noise and
+            reference, once added, cannot be told apart: at sigma = 1 a noised reference has 0 dB.
+            False is the paper's wording.
+        logit_mean: Training noise levels are sigmoid(normal(logit_mean, logit_std)).
+        logit_std: See `logit_mean`.
+        pure_noise: Fraction of training samples at sigma = 1, where sampling starts.
+        shift: Shift of the noise levels, in training and sampling.
+        sigma_floor: Lower bound of sigma where "data" predictions become velocities in the loss.
+    """
+
+    prediction: str = "velocity"
+    clean_references: bool = True
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    pure_noise: float = 0.0
+    shift: float = 1.0
+    sigma_floor: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.prediction not in ("velocity", "data"):
+            raise ValueError(f"prediction is {self.prediction!r}, expected 'velocity' or 'data'")
+
+    def draw_sigmas(self, count: int, device: torch.device | str = "cpu") -> Float[Tensor, " count"]:
+        """Noise levels for training."""
+        sigmas = torch.sigmoid(torch.randn(count, device=device) * self.logit_std + self.logit_mean)
+        sigmas = torch.where(torch.rand(count, device=device) < self.pure_noise, 1.0, sigmas)
+        return shift_sigmas(sigmas, self.shift)
+
+    def loss(
+        self,
+        network: Network,
+        latents: Float[Tensor, "b v n z y x"],
+        reference_mask: Bool[Tensor, "b v n"],
+        text: Float[Tensor, "b l d"] | None = None,
+        sigmas: Float[Tensor, " b"] | None = None,
+        noise: Float[Tensor, "b v n z y x"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        """Mean squared velocity error of every sample, over the latents that are to be generated."""
+        noise = torch.randn_like(latents) if noise is None else noise
+        sigmas = self.draw_sigmas(len(latents), latents.device) if sigmas is None else sigmas
+        level = sigmas.view(-1, 1, 1, 1, 1, 1)
+        noisy = (1 - level) * latents + level * noise
+        output = self.call(network, noisy, sigmas, latents, reference_mask, text)
+        if self.prediction == "velocity":
+            error = output - (noise - latents)
+        else:
+            error = (output - latents) / level.clamp(min=self.sigma_floor)
+        error = error.square().mean((3, 4, 5))
+        generated = (~reference_mask).float()
+        return (error * generated).sum((1, 2)) / generated.sum((1, 2)).clamp(min=1)
+
+    def call(
+        self,
+        network: Network,
+        noisy: Float[Tensor, "b v n z y x"],
+        sigmas: Float[Tensor, " b"],
+        references: Float[Tensor, "b v n z y x"],
+        reference_mask: Bool[Tensor, "b v n"],
+        text: Float[Tensor, "b l d"] | None,
+    ) -> Float[Tensor, "b v n z y x"]:
+        """One network evaluation; output in float32, still as `prediction` says."""
+        mask = reference_mask[..., None, None, None]
+        if self.clean_references:
+            noisy = torch.where(mask, references, noisy)
+        return network(noisy, sigmas, text, torch.where(mask, references, 0), reference_mask).float()
+
+    def denoise(
+        self,
+        network: Network,
+        noisy: Tensor,
+        sigma: float,
+        references: Tensor,
+        reference_mask: Tensor,
+        text: Tensor | None,
+        guidance: float = 1.0,
+    ) -> Float[Tensor, "b v n z y x"]:
+        """Mean prediction of the clean grid at one noise level.
+
+        Args:
+            guidance: Weight of classifier-free guidance against the empty caption (zeros); 1 = off.
+        """
+        sigmas = noisy.new_full((len(noisy),), sigma)
+        output = self.call(network, noisy, sigmas, references, reference_mask, text)
+        if guidance != 1.0 and text is not None:
+            empty = self.call(network, noisy, sigmas, references, reference_mask, torch.zeros_like(text))
+            output = empty + guidance * (output - empty)
+        return output if self.prediction == "data" else noisy - sigma * output
+
+    @torch.no_grad()
+    def sample(
+        self,
+        network: Network,
+        noise: Float[Tensor, "b v n z y x"],
+        references: Float[Tensor, "b v n z y x"],
+        reference_mask: Bool[Tensor, "b v n"],
+        text: Float[Tensor, "b l d"] | None = None,
+        steps: int = 8,
+        guidance: float = 1.0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Float[Tensor, "b v n z y x"]:
+        """Euler steps from noise to a grid whose reference latents are the given ones.
+
+        Args:
+            noise: Unit Gaussian.
+            references: Clean latents under `reference_mask`.
+            steps: Network evaluations (twice as many with guidance).
+            progress: Called with the number of steps done.
+        """
+        sigmas = sampling_sigmas(steps, self.shift).tolist()
+        x = noise
+        for k, (sigma, following) in enumerate(zip(sigmas, sigmas[1:])):
+            clean = self.denoise(network, x, sigma, references, reference_mask, text, guidance)
+            x = clean + (x - clean) * (following / sigma)
+            if progress is not None:
+                progress(k + 1)
+        return torch.where(reference_mask[..., None, None, None], references, x)
+
+
+def latent_reference_mask(reference: Bool[Tensor, "b v t"]) -> Bool[Tensor, "b v n"]:
+    """Frame mask -> latent mask: latent 0 is frame 0, latent k frames 4k-3 .. 4k, given if all four are."""
+    first, rest = reference[..., :1], reference[..., 1:]
+    return torch.cat([first, rest.unflatten(-1, (-1, 4)).all(-1)], -1) if rest.shape[-1] else first
+

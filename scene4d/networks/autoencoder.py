@@ -1,0 +1,224 @@
+"""Video autoencoders with 8x spatial and 4x causal temporal compression behind one small interface.
+
+4k + 1 frames become k + 1 latent frames; latent frame 0 depends on frame 0 alone, so that a freeze-time
+reference (one frame a view) is exactly the first latent column of the grid.
+
+Images are in [0, 1] everywhere else; the shift to [-1, 1] happens only here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def latent_frames(frames: int) -> int:
+    """Number of latent frames of a video.
+
+    Raises:
+        ValueError: `frames` is not 4k + 1; the codec would drop the rest in silence.
+    """
+    if frames < 1 or (frames - 1) % 4:
+        raise ValueError(f"a video has {frames} frames, expected 4k + 1 (1, 5, 9, 13, 17, ... 29, 61, 81)")
+    return 1 + (frames - 1) // 4
+
+
+def encode_grid(autoencoder: nn.Module, images: Float[Tensor, "b v t c h w"]) -> Float[Tensor, "b v n z y x"]:
+    """Encodes every view of a grid as a video of its own; images in [0, 1], latents normalised to unit scale.
+
+    Raises:
+        ValueError: The number of frames is not 4k + 1 or the size is not divisible by 8.
+    """
+    b, v, t, _, h, w = images.shape
+    latent_frames(t)
+    if h % 8 or w % 8:
+        raise ValueError(f"images are {h} x {w}, both must be divisible by the autoencoder's 8")
+    video = rearrange(images, "b v t c h w -> (b v) c t h w")
+    return rearrange(autoencoder.encode(video * 2 - 1), "(b v) z n y x -> b v n z y x", b=b, v=v)
+
+
+def decode_grid(autoencoder: nn.Module, latents: Float[Tensor, "b v n z y x"]) -> Float[Tensor, "b v t c h w"]:
+    """Decodes a grid of latents, view by view, to images in [0, 1]."""
+    b, v = latents.shape[:2]
+    video = autoencoder.decode(rearrange(latents, "b v n z y x -> (b v) z n y x"))
+    return rearrange((video + 1) / 2, "(b v) c t h w -> b v t c h w", b=b, v=v).clamp(0, 1)
+
+
+class WanAutoencoder(nn.Module):
+    """diffusers' `AutoencoderKLWan`, from a public Wan checkpoint.
+
+    Args:
+        pretrained: Local folder or hub id in diffusers' layout, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        subfolder: Folder of the autoencoder inside it.
+        dtype: float32 or bfloat16.
+    """
+
+    def __init__(self, pretrained: str, subfolder: str = "vae", dtype: str = "float32") -> None:
+        super().__init__()
+        from diffusers import AutoencoderKLWan
+
+        from scene4d.networks.pretrained import from_pretrained
+
+        self.model = from_pretrained(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(self.model.config, f"latents_{name}")).view(1, -1, 1, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def encode(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
+        """Video in [-1, 1] -> the mode of the posterior, normalised with the checkpoint's own numbers."""
+        return (self.model.encode(video.to(self.model.dtype)).latent_dist.mode().float() - self.mean) / self.std
+
+    def decode(self, latents: Float[Tensor, "n z m y x"]) -> Float[Tensor, "n c t h w"]:
+        """Normalised latents -> video in [-1, 1]."""
+        return self.model.decode((latents * self.std + self.mean).to(self.model.dtype)).sample.float()
+
+
+class PatchAutoencoder(nn.Module):
+    """A small causal transformer autoencoder: patches of 8 x 8 pixels x 4 frames (1 for the first frame).
+
+    On a CPU it costs a twentieth of a convolutional `AutoencoderKLWan` of the same quality budget, since nearly
+    all its work is matrix products. Same interface, same compression, same causality.
+
+    Args:
+        channels: Latent channels.
+        width: Model width, a multiple of 64.
+        depth: Transformer blocks in the encoder and again in the decoder.
+        noise: Standard deviation of Gaussian noise on the latents in training, relative to their unit scale;
+            keeps the latent space smooth, so that small errors of the diffusion model stay small in pixels.
+        weights: A safetensors file written by this class; None starts from random weights.
+    """
+
+    patch = 8
+    group = 4
+
+    def __init__(
+        self, channels: int = 32, width: int = 256, depth: int = 5, noise: float = 0.1, weights: str | None = None
+    ) -> None:
+        super().__init__()
+        self.noise = noise
+        pixels = 3 * self.patch**2
+        self.embed_first = nn.Linear(pixels, width)
+        self.embed_group = nn.Linear(pixels * self.group, width)
+        self.encoder = nn.ModuleList(_CausalBlock(width) for _ in range(depth))
+        self.to_latent = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
+        self.from_latent = nn.Linear(channels, width)
+        self.decoder = nn.ModuleList(_CausalBlock(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head_first = nn.Linear(width, pixels)
+        self.head_group = nn.Linear(width, pixels * self.group)
+        self.smooth = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 3, 3, padding=1))
+        nn.init.zeros_(self.smooth[-1].weight)
+        nn.init.zeros_(self.smooth[-1].bias)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        if weights is not None:
+            from scene4d.networks.pretrained import load_weights
+
+            load_weights(self, weights)
+
+    def encode(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
+        """Video in [-1, 1] -> latents, zero mean and unit variance a channel over the training set.
+
+        White (1) is the zero of the patches: most of an object render is exactly zero.
+        """
+        raw = self.encode_raw(video)
+        return (raw - self.mean.view(1, -1, 1, 1, 1)) / self.std.view(1, -1, 1, 1, 1)
+
+    def decode(self, latents: Float[Tensor, "n z m y x"]) -> Float[Tensor, "n c t h w"]:
+        """Normalised latents -> video, about in [-1, 1]."""
+        return self.decode_raw(latents * self.std.view(1, -1, 1, 1, 1) + self.mean.view(1, -1, 1, 1, 1))
+
+    def encode_raw(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
+        """Latents before normalisation."""
+        video, p = video - 1, self.patch
+        first = rearrange(video[:, :, :1], "n c t (y p) (x q) -> n t y x (c p q)", p=p, q=p)
+        tokens = self.embed_first(first)
+        if video.shape[2] > 1:
+            rest = rearrange(
+                video[:, :, 1:], "n c (m g) (y p) (x q) -> n m y x (g c p q)", g=self.group, p=p, q=p
+            )
+            tokens = torch.cat([tokens, self.embed_group(rest)], 1)
+        for block in self.encoder:
+            tokens = block(tokens)
+        return rearrange(self.to_latent(tokens), "n m y x z -> n z m y x").float()
+
+    def decode_raw(self, latents: Float[Tensor, "n z m y x"]) -> Float[Tensor, "n c t h w"]:
+        """Video from latents before normalisation."""
+        p = self.patch
+        tokens = self.from_latent(rearrange(latents, "n z m y x -> n m y x z"))
+        for block in self.decoder:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        first = self.head_first(tokens[:, :1])
+        video = rearrange(first, "n m y x (c p q) -> n c m (y p) (x q)", p=p, q=p)
+        if tokens.shape[1] > 1:
+            rest = self.head_group(tokens[:, 1:])
+            rest = rearrange(rest, "n m y x (g c p q) -> n c (m g) (y p) (x q)", g=self.group, p=p, q=p)
+            video = torch.cat([video, rest], 2)
+        frames = rearrange(video, "n c t h w -> (n t) c h w")
+        frames = frames + self.smooth(frames)
+        return rearrange(frames, "(n t) c h w -> n c t h w", t=video.shape[2]).float() + 1
+
+    def forward(self, video: Float[Tensor, "n c t h w"]) -> tuple[Tensor, Tensor]:
+        """Training pass: (reconstruction in about [-1, 1], raw latents)."""
+        latents = self.encode_raw(video)
+        noisy = latents + self.noise * torch.randn_like(latents) if self.training else latents
+        return self.decode_raw(noisy), latents
+
+
+class _CausalBlock(nn.Module):
+    """Attention inside each latent frame, causal attention over time at each place, MLP; pre-norm, RoPE."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.space, self.time = _Attention(width), _Attention(width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+    def forward(self, x: Float[Tensor, "n m y x d"]) -> Float[Tensor, "n m y x d"]:
+        n, m, height, breadth, _ = x.shape
+        ys, xs = torch.meshgrid(torch.arange(height), torch.arange(breadth), indexing="ij")
+        places = torch.stack([ys.flatten(), xs.flatten()], -1).to(x.device)
+        tokens = rearrange(self.norms[0](x), "n m y x d -> (n m) (y x) d")
+        x = x + rearrange(self.space(tokens, places), "(n m) (y x) d -> n m y x d", n=n, y=height)
+        if m > 1:
+            times = torch.arange(m, device=x.device)[:, None].expand(m, 2)
+            tokens = rearrange(self.norms[1](x), "n m y x d -> (n y x) m d")
+            mixed = self.time(tokens, times, causal=True)
+        else:  # one frame attends to itself: the value path alone
+            mixed = self.time.project(rearrange(self.norms[1](x), "n m y x d -> (n y x) m d"))
+        x = x + rearrange(mixed, "(n y x) m d -> n m y x d", n=n, y=height)
+        return x + self.mlp(self.norms[2](x))
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, head: int = 64) -> None:
+        super().__init__()
+        self.head = head
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "n l d"], places: Tensor, causal: bool = False) -> Float[Tensor, "n l d"]:
+        q, k, v = rearrange(self.qkv(x), "n l (three h d) -> three n h l d", three=3, d=self.head)
+        q, k = _rotate(F.rms_norm(q, (self.head,)), places), _rotate(F.rms_norm(k, (self.head,)), places)
+        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal)
+        return self.out(rearrange(mixed, "n h l d -> n l (h d)"))
+
+    def project(self, x: Float[Tensor, "n l d"]) -> Float[Tensor, "n l d"]:
+        """What attention over a single token comes to."""
+        return self.out(self.qkv(x).chunk(3, -1)[2])
+
+
+def _rotate(x: Float[Tensor, "n h l d"], places: Tensor) -> Float[Tensor, "n h l d"]:
+    """2D rotary embedding: half of the channels turn with the row, half with the column; base 100."""
+    quarter = x.shape[-1] // 4
+    rates = 100.0 ** (-torch.arange(quarter, device=x.device) / quarter)
+    angles = rearrange(places[:, :, None] * rates, "l two q -> l (two q)")
+    cos, sin = angles.cos(), angles.sin()
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

@@ -18,8 +18,8 @@ from numpy import ndarray
 
 LIGHT_DIRECTIONS = np.array([[1, -1, 2], [-1, 1, 1], [0, 1, 1]], np.float32)
 LIGHT_STRENGTHS = np.array([0.7, 0.35, 0.25], np.float32)
-AMBIENT = 0.45
-DIFFUSE = 0.65
+AMBIENT = 0.65
+DIFFUSE = 0.8
 
 
 @dataclass
@@ -250,16 +250,15 @@ def _centre_depth(inverse_depth, supersample):
     height, width = inverse_depth.shape[0] // supersample, inverse_depth.shape[1] // supersample
     depth = np.zeros((height, width), np.float32)
     low, high = (supersample - 1) // 2, supersample // 2
-    samples = np.empty(4)
     for y in range(height):
         for x in range(width):
             top, left = y * supersample, x * supersample
-            samples[0] = inverse_depth[top + low, left + low]
-            samples[1] = inverse_depth[top + low, left + high]
-            samples[2] = inverse_depth[top + high, left + low]
-            samples[3] = inverse_depth[top + high, left + high]
-            nearest, farthest = samples.max(), samples.min()
-            chosen = samples.mean() if farthest > 0.85 * nearest else np.sort(samples)[2]
+            a, b = inverse_depth[top + low, left + low], inverse_depth[top + low, left + high]
+            c, d = inverse_depth[top + high, left + low], inverse_depth[top + high, left + high]
+            nearest, farthest = max(a, b, c, d), min(a, b, c, d)
+            chosen = (a + b + c + d) / 4
+            if farthest <= 0.85 * nearest:  # a gap: the second nearest of the four
+                chosen = max(min(a, b), min(c, d), min(max(a, b), max(c, d)))
             if chosen > 0:
                 depth[y, x] = 1 / chosen
     return depth

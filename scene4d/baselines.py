@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 Grid = Float[Tensor, "b v t c h w"]
+Latents = Float[Tensor, "b v n d i j"]
 
 
 def copy_freeze_time(images: Grid) -> Grid:
@@ -97,7 +98,7 @@ class LinearPredictor:
     """
 
     def __init__(
-        self, encode: Callable[[Grid], Grid], decode: Callable[[Grid], Grid], ridge: float = 1e-4
+        self, encode: Callable[[Grid], Latents], decode: Callable[[Latents], Grid], ridge: float = 1e-4
     ) -> None:
         self.encode, self.decode, self.ridge = encode, decode, ridge
         self.weights: Float[Tensor, "c 4"] | None = None
@@ -136,7 +137,7 @@ class LinearPredictor:
         features = self._features(images)
         return self.decode(torch.einsum("bvtchwk,ck->bvtchw", features, self.weights.to(features)))
 
-    def _features(self, images: Grid) -> Float[Tensor, "b v t c h w k"]:
+    def _features(self, images: Grid) -> Float[Tensor, "b v n d i j k"]:
         still = copy_freeze_time(images)
         latents = [self.encode(x) for x in (still, copy_fixed_view(images), copy_fixed_view(still))]
         return torch.stack([*latents, torch.ones_like(latents[0])], -1)

@@ -1,0 +1,194 @@
+"""Pictures and videos of grids: contact sheets with labels, depth in colours, mp4 and png files.
+
+Images are float `c h w` in [0, 1] until they become uint8 `h w 3` at the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+SEPARATOR = 0.5  # grey
+REFERENCE_COLOUR = (0.95, 0.45, 0.1)
+# Anchor colours of the depth map, near to far (after matplotlib's "turbo").
+DEPTH_COLOURS = (
+    (0.48, 0.02, 0.01),
+    (0.98, 0.47, 0.13),
+    (0.64, 0.99, 0.24),
+    (0.16, 0.72, 0.93),
+    (0.19, 0.07, 0.23),
+)
+
+
+def grid_sheet(images: Float[Tensor, "v t c h w"], gap: int = 1) -> Float[Tensor, "c H W"]:
+    """Contact sheet: a row a view, a column a timestep, thin grey lines between them.
+
+    The sheet is `v h + (v - 1) gap` high and `t w + (t - 1) gap` wide.
+    """
+    padded = torch.nn.functional.pad(images.detach().float().clamp(0, 1), (0, gap, 0, gap), value=SEPARATOR)
+    sheet = rearrange(padded, "v t c h w -> c (v h) (t w)")
+    return sheet[:, : sheet.shape[1] - gap, : sheet.shape[2] - gap]
+
+
+def comparison_sheet(
+    grids: Mapping[str, Float[Tensor, "v t c h w"]], gap: int = 1, columns: int | None = None
+) -> Float[Tensor, "c H W"]:
+    """Several grids of the same scene, a contact sheet each under its name.
+
+    Args:
+        grids: For example `{"reference": ..., "generated": ..., "truth": ..., "copy": ...}`, in this order.
+        gap: Pixels between images.
+        columns: Sheets side by side; None = two when there are four or more, else one.
+
+    Raises:
+        ValueError: There is no grid.
+    """
+    if not grids:
+        raise ValueError("a comparison needs at least one grid")
+    columns = columns or (2 if len(grids) > 3 else 1)
+    sheets = [_labelled(grid_sheet(images, gap), name) for name, images in grids.items()]
+    height, width = (max(s.shape[k] for s in sheets) for k in (1, 2))
+    rows = -(-len(sheets) // columns)
+    margin = 6
+    canvas = torch.ones(3, rows * (height + margin) - margin, columns * (width + margin) - margin)
+    for index, sheet in enumerate(sheets):
+        top, left = (index // columns) * (height + margin), (index % columns) * (width + margin)
+        canvas[:, top : top + sheet.shape[1], left : left + sheet.shape[2]] = sheet
+    return canvas
+
+
+def depth_to_rgb(
+    depths: Float[Tensor, "*batch h w"], near: float | None = None, far: float | None = None
+) -> Float[Tensor, "*batch 3 h w"]:
+    """Colours of planar depth, warm = near, evenly spaced in disparity; unknown (0) is white.
+
+    Args:
+        depths: Scene units, 0 where unknown.
+        near: Depth of the warm end; None = the 2nd percentile of what is known.
+        far: Depth of the cold end; None = the 98th percentile.
+    """
+    known = depths > 0
+    if not known.any():
+        return torch.ones_like(depths).unsqueeze(-3).repeat_interleave(3, -3)
+    values = depths[known].float().cpu().numpy()
+    limits = [np.percentile(values, k) if x is None else x for k, x in ((2, near), (98, far))]
+    disparity = [1 / float(x) for x in limits]
+    position = (disparity[0] - 1 / depths.clamp_min(1e-9)) / max(disparity[0] - disparity[1], 1e-9)
+    colours = _interpolate(position.clamp(0, 1))
+    return torch.where(known.unsqueeze(-3), colours.movedim(-1, -3), 1.0)
+
+
+def frame_references(
+    images: Float[Tensor, "v t c h w"], reference: Bool[Tensor, "v t"], thickness: int = 2
+) -> Float[Tensor, "v t c h w"]:
+    """Draws an orange frame inside every reference image."""
+    framed = images.clone()
+    colour = torch.tensor(REFERENCE_COLOUR, dtype=images.dtype, device=images.device)[:, None, None]
+    inside = torch.zeros(images.shape[-2:], dtype=torch.bool, device=images.device)
+    inside[thickness:-thickness, thickness:-thickness] = True
+    edge = reference.to(images.device)[:, :, None, None, None] & ~inside
+    return torch.where(edge, colour, framed)
+
+
+def grid_video(
+    images: Float[Tensor, "v t c h w"], reference: Bool[Tensor, "v t"] | None = None, gap: int = 2
+) -> UInt8[np.ndarray, "t H W 3"]:
+    """Frames of a contact sheet that plays: the views side by side, in two rows from six views on.
+
+    Args:
+        images: In [0, 1].
+        reference: Given frames, drawn inside an orange frame; None = no frames.
+        gap: Grey pixels between views.
+    """
+    shown = images.detach().float().cpu().clamp(0, 1)
+    if reference is not None:
+        shown = frame_references(shown, reference.cpu())
+    rows = 2 if shown.shape[0] > 5 else 1
+    missing = -shown.shape[0] % rows
+    shown = torch.cat([shown, torch.ones(missing, *shown.shape[1:])])
+    frames = [grid_sheet(rearrange(x, "(r k) c h w -> r k c h w", r=rows), gap) for x in shown.unbind(1)]
+    return to_uint8(torch.stack(frames))
+
+
+def to_uint8(images: Float[Tensor, "*batch c h w"]) -> UInt8[np.ndarray, "*batch h w c"]:
+    """[0, 1] to 0..255, channels last."""
+    scaled = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return scaled.movedim(-3, -1).cpu().numpy()
+
+
+def write_png(path: str | Path, image: Float[Tensor, "c h w"], enlarge: int = 1) -> None:
+    """Writes one image in one step, every pixel repeated `enlarge` times."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    Image.fromarray(_enlarge(to_uint8(image)[None], enlarge)[0]).save(temporary, "PNG")
+    os.replace(temporary, path)
+
+
+def write_video(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float, enlarge: int = 1) -> None:
+    """Writes an mp4 that plays everywhere (H.264, 4:2:0, index first), in one step.
+
+    Args:
+        path: Where to.
+        frames: uint8 RGB; odd heights and widths are padded with the last row and column.
+        fps: Frames a second; rounded to a thousandth.
+        enlarge: Every pixel is repeated this many times: small videos stay sharp in players.
+
+    Raises:
+        ValueError: No frame, or not uint8 `t h w 3`.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"{path}: a video needs uint8 frames t h w 3, got {frames.dtype} {frames.shape}")
+    frames = _enlarge(frames, enlarge)
+    frames = np.pad(frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)], mode="edge")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=_rate(fps), options={"crf": "14"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    os.replace(temporary, path)
+
+
+def _rate(fps: float) -> Fraction:
+    return Fraction(fps).limit_denominator(1000)
+
+
+def _enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
+    return np.ascontiguousarray(frames.repeat(factor, 1).repeat(factor, 2))
+
+
+def _labelled(sheet: Float[Tensor, "c h w"], text: str) -> Float[Tensor, "c H W"]:
+    """Black text on a white strip above the sheet."""
+    font = ImageFont.load_default()
+    left, top, right, bottom = font.getbbox(text)
+    height, width = 14, max(sheet.shape[2], int(right - left) + 4)
+    strip = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(strip).text(
+        (2, 1 - top + (height - 2 - (bottom - top)) // 2), text, fill="black", font=font
+    )
+    label = torch.from_numpy(np.array(strip)).float().movedim(-1, 0) / 255
+    padded = torch.nn.functional.pad(sheet.cpu(), (0, width - sheet.shape[2]), value=1.0)
+    return torch.cat([label, padded], 1)
+
+
+def _interpolate(position: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape 3"]:
+    """Colours along `DEPTH_COLOURS`, 0 = first, 1 = last."""
+    anchors = torch.tensor(DEPTH_COLOURS, dtype=torch.float32, device=position.device)
+    scaled = position.float() * (len(anchors) - 1)
+    index = scaled.floor().clamp(max=len(anchors) - 2).long()
+    share = (scaled - index)[..., None]
+    return anchors[index] * (1 - share) + anchors[index + 1] * share

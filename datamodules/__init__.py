@@ -1,0 +1,18 @@
+"""Data: shards of scenes -> batches of view x time grids."""
+
+from datamodules.augmentation import GridAugmentation
+from datamodules.homography import HomographyViews
+from datamodules.references import ReferencePolicy
+from datamodules.scenes import SceneDataModule
+from datamodules.selection import ContextSelection, GridSelection
+from datamodules.sources import Source
+
+__all__ = [
+    "ContextSelection",
+    "GridAugmentation",
+    "GridSelection",
+    "HomographyViews",
+    "ReferencePolicy",
+    "SceneDataModule",
+    "Source",
+]

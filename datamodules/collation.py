@@ -1,0 +1,73 @@
+"""Joining scenes to a batch although some have cameras, depth or captions and others have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scene4d.types import Cameras, SceneBatch
+
+
+def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
+    """Joins batches of one along `b`.
+
+    What only some scenes have is filled in: cameras with NaN (so that a use of a camera that does not exist
+    shows), depth with 0 (unknown), captions with zeros under a False mask. What no scene has stays None.
+
+    Raises:
+        ValueError: Grids of different shapes; names the keys.
+    """
+    shapes = {tuple(scene.images.shape[1:]) for scene in scenes}
+    if len(shapes) > 1:
+        keys = [key for scene in scenes for key in scene.keys]
+        raise ValueError(f"samples {keys} cannot share a batch, their grids (v t c h w) are {sorted(shapes)}")
+    text, text_mask = _join_text(scenes)
+    return SceneBatch(
+        images=torch.cat([scene.images for scene in scenes]),
+        cameras=_join_cameras(scenes),
+        frame_times=torch.cat([scene.frame_times for scene in scenes]),
+        reference=torch.cat([scene.reference for scene in scenes]),
+        source=[name for scene in scenes for name in scene.source],
+        keys=[key for scene in scenes for key in scene.keys],
+        depths=_join_depths(scenes),
+        text=text,
+        text_mask=text_mask,
+    )
+
+
+def _join_cameras(scenes: Sequence[SceneBatch]) -> Cameras | None:
+    if all(scene.cameras is None for scene in scenes):
+        return None
+    filled = []
+    for scene in scenes:
+        shape = scene.images.shape[:2]
+        unknown = Cameras(torch.full((*shape, 4, 4), torch.nan), torch.full((*shape, 3, 3), torch.nan))
+        filled.append(scene.cameras or unknown)
+    return Cameras(torch.cat([c.c2w for c in filled]), torch.cat([c.intrinsics for c in filled]))
+
+
+def _join_depths(scenes: Sequence[SceneBatch]) -> Tensor | None:
+    if all(scene.depths is None for scene in scenes):
+        return None
+    return torch.cat(
+        [
+            torch.zeros_like(scene.images[:, :, :, 0]) if scene.depths is None else scene.depths
+            for scene in scenes
+        ]
+    )
+
+
+def _join_text(scenes: Sequence[SceneBatch]) -> tuple[Tensor | None, Tensor | None]:
+    known = [scene.text for scene in scenes if scene.text is not None]
+    if not known:
+        return None, None
+    length, size = max(text.shape[1] for text in known), known[0].shape[2]
+    text = torch.zeros(len(scenes), length, size)
+    mask = torch.zeros(len(scenes), length, dtype=torch.bool)
+    for row, scene in enumerate(scenes):
+        if scene.text is not None:
+            text[row, : scene.text.shape[1]] = scene.text[0]
+            mask[row, : scene.text.shape[1]] = True
+    return text, mask

@@ -1,0 +1,123 @@
+"""Held-out scenes for validation, test and prediction: finite, in fixed order, the same at every run."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from datamodules.collation import collate
+from datamodules.loader import rank_and_world
+from datamodules.mixture import Read
+from datamodules.shards import Members, is_remote, read_shard
+from scene4d.types import SceneBatch
+
+
+class HeldOutBatches(IterableDataset):
+    """All samples of one source, in the order of its shards.
+
+    Rank r of n takes samples r, r + n, ...; ranks that would come out one short repeat their last sample (the
+    last of all, if they have none), since collective operations need the same number of batches on every
+    rank. Random choices of a sample depend only on the seed and its key. Held-out data must be whole: an
+    unreadable sample or shard raises, because scores over what happened to be readable do not compare.
+
+    Args:
+        name: Source name.
+        urls: Expanded shard addresses.
+        read: Turns raw members into a batch of one.
+        batch_size: Samples a batch; the last may be smaller.
+        seed: Of the random choices.
+    """
+
+    def __init__(self, name: str, urls: Sequence[str], read: Read, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.name, self.urls, self.read = name, list(urls), read
+        self.batch_size, self.seed = batch_size, seed
+        self.rank, self.ranks = 0, 1
+
+    def __iter__(self) -> Iterator[SceneBatch | str]:
+        """Yields this worker's batches, or an error as one line."""
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        try:
+            for number, batch in enumerate(self._batches()):
+                if number % workers == worker:
+                    yield collate([self._scene(members) for members in batch])
+        except ValueError as error:
+            yield str(error)
+
+    def _scene(self, members: Members) -> SceneBatch:
+        return self.read(members, Random(f"{self.seed}/{self.name}/{members['__key__']}"))
+
+    def _batches(self) -> Iterator[list[Members]]:
+        batch: list[Members] = []
+        for members in self._own():
+            batch.append(members)
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _own(self) -> Iterator[Members]:
+        count, last, own = 0, None, None
+        for last in (members for url in self.urls for members in read_shard(url)):
+            if count % self.ranks == self.rank:
+                own = last
+                yield own
+            count += 1
+        if 0 < count % self.ranks <= self.rank:
+            yield own or last
+
+
+class HeldOutLoader:
+    """Iterates `HeldOutBatches`, with worker processes if wanted.
+
+    Its length is known when all shards are local files.
+    """
+
+    def __init__(self, batches: HeldOutBatches, num_workers: int) -> None:
+        self.dataset, self.num_workers = batches, num_workers
+        self._count: int | None = None
+
+    def __len__(self) -> int:
+        """Batches of this rank.
+
+        Raises:
+            TypeError: A shard is not a local file, so the length is unknown.
+        """
+        if self._count is None:
+            if any(is_remote(url) for url in self.dataset.urls):
+                raise TypeError(f"the number of samples of source {self.dataset.name!r} is unknown")
+            self._count = sum(_count(url) for url in self.dataset.urls)
+        own = -(-self._count // rank_and_world()[1])
+        return -(-own // self.dataset.batch_size)
+
+    def __iter__(self) -> Iterator[SceneBatch]:
+        """Yields all batches.
+
+        Raises:
+            ValueError: A sample or shard cannot be read; names it.
+        """
+        self.dataset.rank, self.dataset.ranks = rank_and_world()
+        for batch in DataLoader(
+            self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is
+        ):
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            yield batch
+
+
+def _count(url: str) -> int:
+    """Samples of a local shard, from its headers."""
+    try:
+        with tarfile.open(url, "r:") as tar:
+            return sum(name.endswith(".meta.json") for name in tar.getnames())
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(f"shard {url!r} cannot be read: {error}") from error
+
+
+def _as_is(batch: SceneBatch | str) -> SceneBatch | str:
+    return batch

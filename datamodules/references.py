@@ -1,0 +1,51 @@
+"""Which frames of a diffusion grid are given: fixed-view video, freeze-time video, both or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from jaxtyping import Bool
+
+
+@dataclass(frozen=True)
+class ReferencePolicy:
+    """Probabilities (or any positive weights) of the four ways to give references.
+
+    Paper, App. B, on static scenes duplicated over time: "To prevent the model from learning a trivial
+    solution that simply replicates the first frame across all views, we find it necessary to remove frame
+    conditioning when using freeze-time videos." It is read here as: a grid made from a static scene (a
+    freeze-time video stacked over time) is trained without any reference frame, `none=1.0`. If its
+    freeze-time column were given, the answer would be to copy it; if its fixed-view row were given, the
+    network would learn that fixed-view videos carry no motion. The data configs set this for `static`.
+
+    Args:
+        both: Row 0 and column 0 are given.
+        fixed_view: Only row 0, the fixed-view video `grid[0, :]`.
+        freeze_time: Only column 0, the freeze-time video `grid[:, 0]`.
+        none: Nothing is given.
+
+    Raises:
+        ValueError: A weight is negative or all are zero.
+    """
+
+    both: float = 1.0
+    fixed_view: float = 0.0
+    freeze_time: float = 0.0
+    none: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = (self.both, self.fixed_view, self.freeze_time, self.none)
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(f"reference weights must be >= 0 and not all 0, got {weights}")
+
+    def draw(self, views: int, frames: int, rng: Random) -> Bool[np.ndarray, "v t"]:
+        """Draws a reference mask, True where a frame is given."""
+        weights = (self.both, self.fixed_view, self.freeze_time, self.none)
+        ways = ((True, True), (True, False), (False, True), (False, False))
+        row, column = rng.choices(ways, weights)[0]
+        mask = np.zeros((views, frames), bool)
+        mask[0, :] |= row
+        mask[:, 0] |= column
+        return mask

@@ -1,0 +1,118 @@
+"""The data module of both models: a training mixture of sources and held-out scenes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning import LightningDataModule
+
+from datamodules.held_out import HeldOutBatches, HeldOutLoader
+from datamodules.loader import ResumableLoader
+from datamodules.mixture import Ingredient, MixedBatches
+from datamodules.shards import expand_urls
+from datamodules.sources import GridReader, Source
+
+
+class SceneDataModule(LightningDataModule):
+    """Batches of view x time grids (`SceneBatch`) from WebDataset shards of `scene4d.sample_format`.
+
+    Training is an endless mixture whose shares are exact; an epoch ends only through the trainer
+    (`max_steps`, `limit_train_batches`). Its place is part of Lightning's checkpoints: a run killed at any
+    point and started again with `--ckpt_path last` goes on with the next batch. Validation, test and
+    prediction go through all held-out scenes, one loader a source, in fixed order; test scenes are those of
+    validation.
+
+    Args:
+        train: Sources of the mixture.
+        val: Held-out sources for validation and test.
+        predict: Sources for prediction.
+        batch_size: Training samples a batch and rank.
+        val_batch_size: Samples a batch and rank in validation, test and prediction.
+        num_workers: Training worker processes a rank; 0 reads in the main process.
+        val_num_workers: Worker processes in validation, test and prediction.
+        size: Height and width of the images, or one number for square ones; multiples of 8.
+        depth: Whether to read depth where it is stored.
+        cache_mb: Memory for decoded views, megabytes for each source and worker.
+        seed: Decides the order of the samples and all random choices.
+
+    Raises:
+        ValueError: The size is not a multiple of 8, or two sources of a list share a name.
+    """
+
+    def __init__(
+        self,
+        train: list[Source] = [],  # noqa: B006 - shown by --help and never changed
+        val: list[Source] = [],  # noqa: B006
+        predict: list[Source] = [],  # noqa: B006
+        batch_size: int = 4,
+        val_batch_size: int = 4,
+        num_workers: int = 1,
+        val_num_workers: int = 0,
+        size: int | tuple[int, int] = 64,
+        depth: bool = True,
+        cache_mb: float = 256.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        if min(self.size) < 8 or any(side % 8 for side in self.size):
+            raise ValueError(f"size must be a multiple of 8 (the autoencoder's stride), got {size}")
+        for sources in (train, val, predict):
+            names = [source.name for source in sources]
+            if len(set(names)) < len(names):
+                raise ValueError(f"source names must be unique, got {names}")
+        self.train, self.val, self.predict = train, val, predict
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.num_workers, self.val_num_workers = num_workers, val_num_workers
+        self.depth, self.cache_mb, self.seed = depth, cache_mb, seed
+        self._urls: dict[str, list[str]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Looks for the shards that the stage needs.
+
+        Raises:
+            ValueError: A shard is missing; names the source and the path.
+        """
+        lists = {"fit": ("train", "val"), "validate": ("val",), "test": ("val",), "predict": ("predict",)}
+        wanted = {"train": self.train, "val": self.val, "predict": self.predict}
+        for part in lists[stage]:
+            for source in wanted[part]:
+                self._urls[f"{part}/{source.name}"] = expand_urls(source.name, source.urls)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """The endless mixture."""
+        ingredients = [
+            Ingredient(source.name, self._urls[f"train/{source.name}"], source.weight, self._reader(source))
+            for source in self.train
+        ]
+        return ResumableLoader(MixedBatches(ingredients, self.batch_size, self.seed), self.num_workers)
+
+    def val_dataloader(self) -> list[HeldOutLoader]:
+        """One loader a source."""
+        return self._held_out("val", self.val)
+
+    def test_dataloader(self) -> list[HeldOutLoader]:
+        """The validation scenes."""
+        return self._held_out("val", self.val)
+
+    def predict_dataloader(self) -> list[HeldOutLoader]:
+        """One loader a source."""
+        return self._held_out("predict", self.predict)
+
+    def _held_out(self, part: str, sources: Sequence[Source]) -> list[HeldOutLoader]:
+        return [
+            HeldOutLoader(
+                HeldOutBatches(
+                    source.name,
+                    self._urls[f"{part}/{source.name}"],
+                    self._reader(source),
+                    self.val_batch_size,
+                    self.seed,
+                ),
+                self.val_num_workers,
+            )
+            for source in sources
+        ]
+
+    def _reader(self, source: Source) -> GridReader:
+        return GridReader(source, self.size, self.depth, self.cache_mb)

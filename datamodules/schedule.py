@@ -1,0 +1,70 @@
+"""In which order sources take turns: every prefix holds each share to less than one sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate
+
+LONGEST_PERIOD = 10_000
+
+
+def whole_weights(weights: Sequence[float]) -> list[int]:
+    """Weights as whole numbers without a common divisor: 0.4, 0.2, 0.2, 0.2 -> 2, 1, 1, 1.
+
+    Raises:
+        ValueError: A weight is not positive, or the numbers add up to more than 10,000.
+    """
+    if not weights or not all(weight > 0 and math.isfinite(weight) for weight in weights):
+        raise ValueError(f"weights must be positive, got {list(weights)}")
+    fractions = [Fraction(weight).limit_denominator(1000) for weight in weights]
+    denominator = math.lcm(*(fraction.denominator for fraction in fractions))
+    whole = [int(fraction * denominator) for fraction in fractions]
+    divisor = math.gcd(*whole)
+    whole = [weight // divisor for weight in whole if divisor] or whole
+    if min(whole) == 0 or sum(whole) > LONGEST_PERIOD:
+        raise ValueError(f"weights {list(weights)} need whole proportions that add up to at most 10000")
+    return whole
+
+
+def deal(weights: Sequence[int]) -> list[int]:
+    """One period of turns: after k turns source i had its share k * w_i / sum(w) to less than one turn.
+
+    Tijdeman's algorithm ("The chairman assignment problem", 1980): among the sources at least 1/(2n - 2)
+    behind, the next turn goes to the one that would first fall 1 - 1/(2n - 2) behind.
+
+    Args:
+        weights: Whole, positive.
+    """
+    total, slack = sum(weights), max(2 * len(weights) - 2, 1)
+    taken = [0] * len(weights)
+    turns = []
+    for turn in range(1, total + 1):
+        behind = [turn * weight - count * total for weight, count in zip(weights, taken)]
+        ready = [i for i, lag in enumerate(behind) if lag * slack >= total]
+        chosen = min(ready, key=lambda i: (Fraction(total * (slack - 1) - behind[i] * slack, weights[i]), i))
+        taken[chosen] += 1
+        turns.append(chosen)
+    return turns
+
+
+def fair_starts(weights: Sequence[int], turns: Sequence[int]) -> list[int]:
+    """Places in the period where one may start and still be at most one turn off in every prefix.
+
+    Workers start at different ones, so that what they draw together at a step is balanced as well.
+    """
+    total = sum(weights)
+    deviations = [
+        list(accumulate([(total if turn == i else 0) - weight for turn in turns], initial=0))[:-1]
+        for i, weight in enumerate(weights)
+    ]
+    lowest, highest = [min(row) for row in deviations], [max(row) for row in deviations]
+    return [
+        start
+        for start in range(total)
+        if all(
+            highest[i] - row[start] <= total and row[start] - lowest[i] <= total
+            for i, row in enumerate(deviations)
+        )
+    ]

@@ -1,0 +1,174 @@
+"""One data source as configured, and how its raw samples become grids."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.augmentation import GridAugmentation, fit
+from datamodules.homography import HomographyViews
+from datamodules.references import ReferencePolicy
+from datamodules.selection import ContextSelection, Extent, GridSelection, Selected
+from datamodules.shards import Members
+from scene4d.sample_format import SceneSample, decode_sample, read_meta
+from scene4d.types import Cameras, SceneBatch
+
+
+@dataclass
+class Source:
+    """One data source.
+
+    Args:
+        name: Name of the source; it is what `SceneBatch.source` says.
+        urls: Shards: paths, globs, brace patterns, `pipe:` commands or `http(s):` addresses.
+        selection: Which views and frames a sample takes.
+        weight: Share in the training mixture, relative to the other sources.
+        references: Which frames are given in a diffusion grid; ignored by `ContextSelection`, which marks its
+            inputs.
+        homography: For 2D videos: makes their views. The selection then chooses among
+            `homography.views` views of one stored view.
+        augmentation: Random changes, for training.
+    """
+
+    name: str
+    urls: list[str]
+    selection: GridSelection | ContextSelection
+    weight: float = 1.0
+    references: ReferencePolicy = field(default_factory=ReferencePolicy)
+    homography: HomographyViews | None = None
+    augmentation: GridAugmentation | None = None
+
+
+class DecodedViews:
+    """Decoded views of the scenes used last, in memory up to a limit; decoding takes longer than the rest.
+
+    Args:
+        megabytes: Limit; 0 keeps nothing.
+    """
+
+    def __init__(self, megabytes: float) -> None:
+        self.limit, self.size = int(megabytes * 2**20), 0
+        self._views: OrderedDict[tuple[str, str, int, bool], SceneSample] = OrderedDict()
+
+    def decode(self, members: Members, views: Sequence[int], depth: bool) -> SceneSample:
+        """Like `decode_sample`, decoding only the views that are not in memory.
+
+        Raises:
+            ValueError: As `decode_sample`.
+        """
+        if self.limit == 0:
+            return decode_sample(members, views, depth)
+        parts = [self._view(members, view, depth) for view in views]
+        join = lambda arrays: None if arrays[0] is None else np.concatenate(arrays)  # noqa: E731
+        return replace(
+            parts[0],
+            images=np.concatenate([part.images for part in parts]),
+            c2w=join([part.c2w for part in parts]),
+            intrinsics=join([part.intrinsics for part in parts]),
+            depths=join([part.depths for part in parts]),
+            views=list(views),
+        )
+
+    def _view(self, members: Members, view: int, depth: bool) -> SceneSample:
+        key = (str(members.get("__url__", "")), str(members["__key__"]), view, depth)
+        if key in self._views:
+            self._views.move_to_end(key)
+            return self._views[key]
+        sample = decode_sample(members, [view], depth)
+        self._views[key] = sample
+        self.size += _bytes(sample)
+        while self.size > self.limit:
+            self.size -= _bytes(self._views.popitem(last=False)[1])
+        return sample
+
+
+class GridReader:
+    """Turns raw members of a source's samples into grids (batches of one).
+
+    Args:
+        source: The source.
+        size: Height and width of the images.
+        depth: Whether to read depth.
+        cache_mb: Memory for decoded views, megabytes.
+    """
+
+    def __init__(self, source: Source, size: tuple[int, int], depth: bool, cache_mb: float) -> None:
+        self.source, self.size, self.depth = source, size, depth
+        self.decoded = DecodedViews(cache_mb)
+
+    def __call__(self, members: Members, rng: Random) -> SceneBatch:
+        """Selects, decodes, resizes and augments one sample.
+
+        Raises:
+            ValueError: The sample is damaged or too small for the selection; names its key.
+        """
+        meta, key, source = read_meta(members), str(members["__key__"]), self.source
+        views = source.homography.views if source.homography else meta["views"]
+        extent = Extent(key, views, meta["frames"], meta["depth_frames"])
+        selected = source.selection.select(extent, rng)
+        if source.homography is not None:
+            grid = self._warped(members, meta["views"], source.homography, selected, rng)
+        else:
+            sample = self.decoded.decode(members, selected.views, self.depth)
+            grid = fit(self._grid(sample, selected, rng), self.size)
+        return source.augmentation.apply(grid, rng) if source.augmentation else grid
+
+    def _warped(
+        self, members: Members, stored: int, homography: HomographyViews, selected: Selected, rng: Random
+    ) -> SceneBatch:
+        sample = self.decoded.decode(members, [rng.randrange(stored)], depth=False)
+        video = _images(sample, selected.frames)[0]
+        path = homography.path(rng, self.size, (video.shape[2], video.shape[3]))
+        grid = self._grid(replace(sample, c2w=None, intrinsics=None), selected, rng)
+        return replace(grid, images=homography.warp(video, path[selected.views], self.size)[None])
+
+    def _grid(self, sample: SceneSample, selected: Selected, rng: Random) -> SceneBatch:
+        views, frames = len(selected.views), len(selected.frames)
+        mask = selected.reference
+        if mask is None:
+            mask = self.source.references.draw(views, frames, rng)
+        cameras = None
+        if sample.c2w is not None and sample.intrinsics is not None:
+            cameras = Cameras(torch.from_numpy(sample.c2w)[None], torch.from_numpy(sample.intrinsics)[None])
+        depths = _depths(sample, selected.frames)
+        times = torch.arange(frames) * (selected.frame_stride / sample.fps)
+        return SceneBatch(
+            images=_images(sample, selected.frames)[None],
+            cameras=cameras,
+            frame_times=times[None].float(),
+            reference=torch.from_numpy(mask)[None],
+            source=[self.source.name],
+            keys=[sample.key],
+            depths=None if depths is None else depths[None],
+            text=None if sample.text is None else torch.from_numpy(sample.text)[None],
+            text_mask=None if sample.text is None else torch.ones(1, len(sample.text), dtype=torch.bool),
+        )
+
+
+def _images(sample: SceneSample, frames: Sequence[int]) -> Float[Tensor, "v t c h w"]:
+    chosen = torch.from_numpy(sample.images[:, list(frames)])
+    return rearrange(chosen, "v t h w c -> v t c h w").float() / 255
+
+
+def _depths(sample: SceneSample, frames: Sequence[int]) -> Float[Tensor, "v t h w"] | None:
+    """Depth at the frames that have it, 0 at the others."""
+    if sample.depths is None:
+        return None
+    v, _, h, w = sample.depths.shape
+    depths = torch.zeros(v, len(frames), h, w)
+    for place, frame in enumerate(frames):
+        if frame in sample.depth_frames:
+            depths[:, place] = torch.from_numpy(sample.depths[:, sample.depth_frames.index(frame)])
+    return depths
+
+
+def _bytes(sample: SceneSample) -> int:
+    return sample.images.nbytes + (0 if sample.depths is None else sample.depths.nbytes)

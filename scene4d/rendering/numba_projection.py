@@ -82,18 +82,16 @@ def _jacobian_rows(factor, view, K, z, u, v, turned, row0, row1):
 
 
 @numba.njit
-def _project_one(mean, opacity, factor, view, K, limits, turned, row0, row1, splat):
-    """Projects one Gaussian to one camera.
+def _project_one(mean, opacity, factor, view, K, limits, turned, row0, row1):
+    """Projects one Gaussian to one camera; `limits` is (width, height, near, far, radius_clip, eps2d).
 
-    `limits` is (width, height, near, far, radius_clip, eps2d); `splat` receives
-    (px, py, conic a, b, c, z, radius x, radius y), radii 0 where it is culled.
+    Returns:
+        (px, py, conic a, b, c, z, radius x, radius y), radii 0 where it is culled.
     """
     width, height, near, far, radius_clip, eps2d = limits
-    splat[:] = 0.0
     x, y, z = _camera_point(mean, view)
-    splat[5] = z
     if not (near < z < far) or opacity < ALPHA_THRESHOLD:
-        return
+        return 0.0, 0.0, 0.0, 0.0, 0.0, z, 0.0, 0.0
     u, _, v, _ = _clamped_slopes(x, y, z, K, width, height)
     _jacobian_rows(factor, view, K, z, u, v, turned, row0, row1)
     a = row0[0] ** 2 + row0[1] ** 2 + row0[2] ** 2 + eps2d
@@ -101,17 +99,16 @@ def _project_one(mean, opacity, factor, view, K, limits, turned, row0, row1, spl
     c = row1[0] ** 2 + row1[1] ** 2 + row1[2] ** 2 + eps2d
     determinant = a * c - b * b
     if not determinant > 0:
-        return
+        return 0.0, 0.0, 0.0, 0.0, 0.0, z, 0.0, 0.0
     px, py = K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]
-    splat[0], splat[1] = px, py
-    splat[2], splat[3], splat[4] = c / determinant, -b / determinant, a / determinant
-    extent = min(EXTENT_MAX, math.sqrt(2.0 * math.log(max(opacity / ALPHA_THRESHOLD, 1.0))))
-    radius_x, radius_y = math.ceil(extent * math.sqrt(a)), math.ceil(extent * math.sqrt(c))
-    if radius_x <= radius_clip and radius_y <= radius_clip:
-        return
-    if px + radius_x <= 0 or px - radius_x >= width or py + radius_y <= 0 or py - radius_y >= height:
-        return
-    splat[6], splat[7] = radius_x, radius_y
+    extent = min(EXTENT_MAX, math.sqrt(2.0 * math.log(opacity / ALPHA_THRESHOLD)))
+    radius_x, radius_y = math.ceil(extent * math.sqrt(a)) * 1.0, math.ceil(extent * math.sqrt(c)) * 1.0
+    too_small = radius_x <= radius_clip and radius_y <= radius_clip
+    off_x = px + radius_x <= 0 or px - radius_x >= width
+    off_y = py + radius_y <= 0 or py - radius_y >= height
+    if too_small or off_x or off_y:
+        radius_x = radius_y = 0.0
+    return px, py, c / determinant, -b / determinant, a / determinant, z, radius_x, radius_y
 
 
 @compile_kernel
@@ -127,9 +124,11 @@ def _forward_kernel(means, quats, scales, opacities, views, Ks, limits, chunks, 
                 for k in range(3):
                     factor[i, k] = rotation[i, k] * scales[g, k]
             for c in range(cameras):
-                _project_one(
-                    means[g], opacities[g], factor, views[c], Ks[c], limits, turned, row0, row1, splats[c, g]
+                splat = _project_one(
+                    means[g], opacities[g], factor, views[c], Ks[c], limits, turned, row0, row1
                 )
+                for i in range(8):
+                    splats[c, g, i] = splat[i]
 
 
 @numba.njit

@@ -107,38 +107,51 @@ def _forward_kernel(
 
 @numba.njit
 def _backward_row(
-    rank, y, x0, x1, center, conic, color, opacity,
-    final, last, grad_render, grad_final, remaining, behind, grad_color,
-):  # fmt: skip
+    rank,
+    y,
+    x0,
+    x1,
+    splat,
+    color,
+    final,
+    last,
+    grad_renders,
+    grad_final,
+    remaining,
+    behind,
+    band_y,
+    grad_color,
+):
     """Adds one splat's gradients over the pixels x0..x1 of row y.
 
-    Keeps, per pixel, `remaining` (transmittance in front of the splats walked so far) and `behind`
-    (sum over the splats behind of weight * <color, grad_render>).
+    Keeps, per pixel of the band, `remaining` (transmittance in front of the splats walked so far) and
+    `behind` (sum over the splats behind of weight * <color, grad_renders>).
 
     Returns:
-        Gradients of (centre x, centre y, conic a, b, c, opacity); `grad_color` is added to in place.
+        Gradients of `splat` = (centre x, centre y, conic a, b, c, opacity); `grad_color` is added to.
     """
-    a, b, c = conic[0], conic[1], conic[2]
+    center_x, center_y, a, b, c, opacity = splat
     grad_x = grad_y = grad_a = grad_b = grad_c = grad_opacity = 0.0
-    dy = center[1] - (y + 0.5)
+    dy = center_y - (y + 0.5)
     for x in range(x0, x1):
-        if rank >= last[x]:
+        if rank >= last[y, x]:
             continue
-        dx = center[0] - (x + 0.5)
+        dx = center_x - (x + 0.5)
         sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
         falloff = math.exp(-sigma)
         alpha = min(ALPHA_MAX, opacity * falloff)
         if sigma < 0 or alpha < ALPHA_THRESHOLD:
             continue
         inverse = 1.0 / (1.0 - alpha)
-        remaining[x] *= inverse
-        weight = alpha * remaining[x]
+        before = remaining[band_y, x] * inverse
+        weight = alpha * before
         dot = 0.0
         for d in range(color.shape[0]):
-            grad_color[d] += weight * grad_render[x, d]
-            dot += color[d] * grad_render[x, d]
-        grad_alpha = remaining[x] * dot - inverse * (behind[x] + final[x] * grad_final[x])
-        behind[x] += weight * dot
+            grad_color[d] += weight * grad_renders[y, x, d]
+            dot += color[d] * grad_renders[y, x, d]
+        grad_alpha = before * dot - inverse * (behind[band_y, x] + final[y, x] * grad_final[y, x])
+        remaining[band_y, x] = before
+        behind[band_y, x] += weight * dot
         if opacity * falloff <= ALPHA_MAX:
             grad_sigma = -opacity * falloff * grad_alpha
             grad_a += 0.5 * grad_sigma * dx * dx
@@ -159,27 +172,28 @@ def _backward_band(
     width = final.shape[1]
     remaining = final[rows[0] : rows[1]].copy()
     behind = np.zeros_like(remaining)
-    farthest = 0
-    for y in range(rows[0], rows[1]):
-        farthest = max(farthest, last[y].max())
-    for rank in range(farthest - 1, -1, -1):
+    for rank in range(last[rows[0] : rows[1]].max() - 1, -1, -1):
         g = order[rank]
         y0, y1 = _rows(centers[g, 1], radii_y[g], rows[0], rows[1])
         if y0 >= y1:
             continue
+        splat = (centers[g, 0], centers[g, 1], conics[g, 0], conics[g, 1], conics[g, 2], opacities[g])
         level = _ellipse_level(opacities[g])
+        color, grad_color = colors[g], grad_colors[g]
         for y in range(y0, y1):
-            dy = centers[g, 1] - (y + 0.5)
-            x0, x1 = _columns(conics[g, 0], conics[g, 1], conics[g, 2], dy, level, centers[g, 0], width)
+            x0, x1 = _columns(splat[2], splat[3], splat[4], splat[1] - (y + 0.5), level, splat[0], width)
             if x0 >= x1:
                 continue
             row = _backward_row(
-                rank, y, x0, x1, centers[g], conics[g], colors[g], opacities[g],
-                final[y], last[y], grad_renders[y], grad_final[y],
-                remaining[y - rows[0]], behind[y - rows[0]], grad_colors[g],
+                rank, y, x0, x1, splat, color, final, last, grad_renders, grad_final,
+                remaining, behind, y - rows[0], grad_color,
             )  # fmt: skip
-            for i in range(6):
-                grad_splats[g, i] += row[i]
+            grad_splats[g, 0] += row[0]
+            grad_splats[g, 1] += row[1]
+            grad_splats[g, 2] += row[2]
+            grad_splats[g, 3] += row[3]
+            grad_splats[g, 4] += row[4]
+            grad_splats[g, 5] += row[5]
 
 
 @compile_kernel

@@ -41,7 +41,7 @@ def render_gaussians(
         shape = torch.broadcast_shapes(leading, cameras.c2w.shape[:-3])
     except RuntimeError as error:
         raise ValueError(
-            f"cameras of shape {tuple(cameras.c2w.shape[:-2])} do not fit Gaussians of shape {tuple(leading)}: "
+            f"cameras {tuple(cameras.c2w.shape[:-2])} do not fit Gaussians {tuple(leading)}: "
             "give cameras (..., views) whose leading axes broadcast against those of the Gaussians"
         ) from error
     flat = gaussians.apply(lambda x: _flatten(x, len(leading), shape))

@@ -1,0 +1,148 @@
+"""Gaussians as the PLY files of 3D Gaussian splatting, which every splat viewer opens.
+
+One float32 record a Gaussian: x y z, f_dc_0..2 (colour as the constant spherical harmonic,
+(rgb - 0.5) / C0), opacity (logit), scale_0..2 (natural logarithm), rot_0..3 (wxyz): 56 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from scene4d.types import Gaussians
+
+SH_C0 = 0.28209479177387814  # constant spherical harmonic, 1 / (2 sqrt(pi))
+PROPERTIES = (
+    *("x", "y", "z"),
+    *(f"f_dc_{i}" for i in range(3)),
+    "opacity",
+    *(f"scale_{i}" for i in range(3)),
+    *(f"rot_{i}" for i in range(4)),
+)
+_OPACITY_MARGIN = 1e-6  # keeps the logit finite
+_SCALE_MIN = 1e-12  # keeps the logarithm finite
+_MAX_HEADER_LINES = 1000
+_NUMPY_TYPES = {
+    **{"char": "i1", "uchar": "u1", "short": "<i2", "ushort": "<u2", "int": "<i4", "uint": "<u4"},
+    **{"int8": "i1", "uint8": "u1", "int16": "<i2", "uint16": "<u2", "int32": "<i4", "uint32": "<u4"},
+    **{"float": "<f4", "float32": "<f4", "double": "<f8", "float64": "<f8"},
+}
+
+
+def write_ply(path: str | Path, gaussians: Gaussians) -> None:
+    """Writes one set of Gaussians; the file appears whole or not at all.
+
+    Args:
+        path: Target, its folder must exist.
+        gaussians: Without leading axes, means (g, 3).
+
+    Raises:
+        ValueError: Leading axes, or NaN or infinite values.
+    """
+    if gaussians.means.ndim != 2:
+        shape = tuple(gaussians.means.shape)
+        raise ValueError(f"a PLY holds one set of Gaussians, got means of shape {shape}; index it first")
+    records = _to_records(gaussians)
+    if not np.isfinite(records).all():
+        bad = int((~np.isfinite(records)).any(axis=1).sum())
+        raise ValueError(f"{bad} of {len(records)} Gaussians hold NaN or infinite values, {path} not written")
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(records)}"]
+    header += [f"property float {name}" for name in PROPERTIES] + ["end_header", ""]
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes("\n".join(header).encode("ascii") + records.tobytes())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_ply(path: str | Path) -> Gaussians:
+    """Reads the Gaussians of a PLY file; higher spherical harmonics and unknown properties are ignored.
+
+    Returns:
+        Float32 Gaussians (g, ...) with normalised quaternions.
+
+    Raises:
+        ValueError: Not a PLY, not binary little-endian, properties missing, or data cut short.
+    """
+    with Path(path).open("rb") as file:
+        count, dtype = _read_header(file, path)
+        data = file.read(count * dtype.itemsize)
+    if len(data) < count * dtype.itemsize:
+        raise ValueError(
+            f"{path}: cut short, {count} Gaussians need {count * dtype.itemsize} bytes, found {len(data)}"
+        )
+    vertices = np.frombuffer(data, dtype)
+    table = np.stack([vertices[name].astype(np.float32) for name in PROPERTIES], axis=1)
+    return _from_records(torch.from_numpy(table))
+
+
+def _to_records(gaussians: Gaussians) -> np.ndarray:
+    """Table (g, 14) of little-endian float32, columns as PROPERTIES."""
+    plain = gaussians.to(device="cpu", dtype=torch.float32).apply(torch.Tensor.detach)
+    opacities = plain.opacities.clamp(_OPACITY_MARGIN, 1 - _OPACITY_MARGIN)
+    columns = [
+        plain.means,
+        (plain.colors - 0.5) / SH_C0,
+        torch.logit(opacities)[:, None],
+        plain.scales.clamp(min=_SCALE_MIN).log(),
+        plain.quats,
+    ]
+    return torch.cat(columns, dim=1).numpy().astype("<f4")
+
+
+def _from_records(table: torch.Tensor) -> Gaussians:
+    means, colors, opacities, scales, quats = table.split([3, 3, 1, 3, 4], dim=1)
+    return Gaussians(
+        means=means,
+        quats=torch.nn.functional.normalize(quats, dim=-1),
+        scales=scales.exp(),
+        opacities=opacities[:, 0].sigmoid(),
+        colors=colors * SH_C0 + 0.5,
+    )
+
+
+def _read_header(file: BinaryIO, path: str | Path) -> tuple[int, np.dtype]:
+    """Number of vertices and their record type; leaves the file at the first vertex."""
+    if file.readline(64).strip() != b"ply":
+        raise ValueError(f"{path}: not a PLY file (its first line is not 'ply')")
+    elements: list[tuple[str, int]] = []
+    properties: list[tuple[str, str]] = []
+    for _ in range(_MAX_HEADER_LINES):
+        line = file.readline(1024).decode("ascii", errors="replace")
+        words = line.split()
+        if words[:1] == ["end_header"]:
+            break
+        if not line:
+            raise ValueError(f"{path}: header has no end_header line")
+        if words[:1] == ["format"] and words[1:2] != ["binary_little_endian"]:
+            raise ValueError(f"{path}: format {' '.join(words[1:])}, only binary_little_endian is read")
+        if words[:1] == ["element"]:
+            elements.append(_parse_element(words, path))
+        if words[:1] == ["property"] and [name for name, _ in elements] == ["vertex"]:
+            properties.append(_parse_property(words, path))
+    else:
+        raise ValueError(f"{path}: header is longer than {_MAX_HEADER_LINES} lines")
+    if not elements or elements[0][0] != "vertex":
+        raise ValueError(f"{path}: its first element is not 'vertex'")
+    missing = [name for name in PROPERTIES if name not in dict(properties)]
+    if missing:
+        raise ValueError(f"{path}: not a Gaussian splatting PLY, properties missing: {', '.join(missing)}")
+    return elements[0][1], np.dtype(properties)
+
+
+def _parse_element(words: list[str], path: str | Path) -> tuple[str, int]:
+    if len(words) != 3 or not words[2].isdigit():
+        raise ValueError(f"{path}: malformed header line {' '.join(words)!r}")
+    return words[1], int(words[2])
+
+
+def _parse_property(words: list[str], path: str | Path) -> tuple[str, str]:
+    if len(words) != 3 or words[1] not in _NUMPY_TYPES:
+        raise ValueError(f"{path}: unsupported vertex property {' '.join(words)!r}")
+    return words[2], _NUMPY_TYPES[words[1]]

@@ -1,0 +1,97 @@
+"""Writes the network's weights as one safetensors file: averaged where an average is kept, with a header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from callbacks.ema import ExponentialMovingAverage
+from callbacks.sharding import gather, reshard
+
+
+class WeightsExport(L.Callback):
+    """Writes `path` at every checkpoint and at the end of training.
+
+    Keys are those of `module` alone, so that the file loads into the network without Lightning. The header
+    holds the step, the hash of the module's configuration, and whether the weights are averaged.
+
+    Args:
+        path: safetensors file, replaced in one step.
+        module: Attribute of the LightningModule whose weights are written.
+        trainable_only: Only parameters that train (a part, to be loaded on top of the base weights), or
+            everything, buffers included.
+        half: float16 instead of the weights' own type.
+    """
+
+    def __init__(
+        self, path: str, module: str = "network", trainable_only: bool = False, half: bool = False
+    ) -> None:
+        self.path, self.module, self.trainable_only, self.half = path, module, trainable_only, half
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Exports beside every checkpoint."""
+        self.export(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Exports the last weights."""
+        self.export(trainer, pl_module)
+
+    def export(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the file; every rank must call it, rank 0 writes.
+
+        Raises:
+            ValueError: The LightningModule has no such network.
+        """
+        network = getattr(pl_module, self.module, None)
+        if not isinstance(network, torch.nn.Module):
+            raise ValueError(f"{type(pl_module).__name__} has no network {self.module!r} to export")
+        reshard(network)
+        average = next((c for c in _callbacks(trainer) if isinstance(c, ExponentialMovingAverage)), None)
+        averages = {} if average is None else average.whole_averages()
+        weights = self._collect(network, averages)
+        if trainer.is_global_zero:
+            self._write(weights, {
+                "step": str(trainer.global_step), "config_hash": config_hash(pl_module),
+                "averaged": str(bool(averages)).lower(), "trainable_only": str(self.trainable_only).lower(),
+            })  # fmt: skip
+
+    def _collect(self, network: torch.nn.Module, averages: dict[str, Tensor]) -> dict[str, Tensor]:
+        wanted = {
+            name for name, p in network.named_parameters() if p.requires_grad or not self.trainable_only
+        }
+        if not self.trainable_only:
+            wanted = set(network.state_dict())
+        weights = {}
+        for name, value in network.state_dict().items():
+            if name in wanted:
+                average = averages.get(f"{self.module}.{name}")
+                whole = gather(value) if average is None else average.to(value.dtype)
+                weights[name] = whole.half() if self.half and whole.is_floating_point() else whole
+        return weights
+
+    def _write(self, weights: dict[str, Tensor], header: dict[str, str]) -> None:
+        path = Path(self.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary, metadata=header)
+        os.replace(temporary, path)
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+
+
+def config_hash(pl_module: L.LightningModule) -> str:
+    """The first 12 hex digits of the SHA-256 of the module's saved hyperparameters."""
+    text = json.dumps(dict(pl_module.hparams), sort_keys=True, default=lambda value: type(value).__qualname__)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,133 @@
+"""The moving average: its values, the swap around evaluation, and bitwise resumption."""
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from callbacks.ema import ExponentialMovingAverage
+
+
+class Line(L.LightningModule):
+    """A tiny network, half of it frozen; records the weights that evaluation sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Linear(3, 1)
+        self.network.bias.requires_grad_(False)
+        self.seen: list[torch.Tensor] = []
+        self.results: dict = {}
+
+    def training_step(self, batch, index):
+        return (self.network(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+    def validation_step(self, batch, index):
+        self.seen.append(self.network.weight.detach().clone())
+
+    test_step = predict_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([self.network.weight], lr=0.1)
+
+
+def loader(n: int = 8) -> DataLoader:
+    data = torch.randn(n, 3, generator=torch.Generator().manual_seed(1))
+    return DataLoader(data, batch_size=1)
+
+
+def trainer(folder, steps: int, *callbacks, accumulate: int = 1, **options) -> L.Trainer:
+    return L.Trainer(
+        default_root_dir=folder, max_steps=steps, callbacks=list(callbacks), accelerator="cpu", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        num_sanity_val_steps=0, accumulate_grad_batches=accumulate, **options,
+    )  # fmt: skip
+
+
+class Record(L.Callback):
+    """The weights after every optimizer step."""
+
+    def __init__(self) -> None:
+        self.weights: list[torch.Tensor] = []
+
+    def on_train_start(self, trainer, pl_module):
+        self.weights.append(pl_module.network.weight.detach().clone())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == len(self.weights):
+            self.weights.append(pl_module.network.weight.detach().clone())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_averages_follow_the_formula(tmp_path, accumulate):
+    record, ema, module = Record(), ExponentialMovingAverage(decay=0.3), Line()
+    trainer(tmp_path, 4, record, ema, accumulate=accumulate).fit(module, loader())
+    expected = record.weights[0]
+    for n, weights in enumerate(record.weights[1:]):
+        decay = min(0.3, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * weights
+    assert ema.updates == 4 and list(ema.averages) == ["network.weight"]
+    torch.testing.assert_close(ema.averages["network.weight"], expected)
+
+
+def test_validation_sees_averages_and_training_does_not(tmp_path):
+    record, ema, module = Record(), ExponentialMovingAverage(decay=0.9), Line()
+    fit = trainer(tmp_path, 4, record, ema, val_check_interval=4, limit_val_batches=1)
+    fit.fit(module, loader(4), loader(1))
+    assert torch.equal(module.seen[0], ema.averages["network.weight"])
+    assert torch.equal(module.network.weight, record.weights[-1])
+    assert not torch.equal(module.seen[0], record.weights[-1])
+    plain = Record()
+    trainer(tmp_path, 4, plain).fit(Line(), loader(4))
+    assert torch.equal(plain.weights[-1], record.weights[-1])  # averaging changes no training bit
+
+
+def test_resume_is_bitwise_equal(tmp_path):
+    whole, half, rest = (ExponentialMovingAverage(decay=0.5) for _ in range(3))
+    trainer(tmp_path, 6, whole).fit(Line(), loader())
+    first = trainer(tmp_path, 3, half)
+    first.fit(Line(), DataLoader(loader().dataset[:3], batch_size=1))
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    batches = DataLoader(loader().dataset[3:], batch_size=1)
+    trainer(tmp_path, 6, rest).fit(Line(), batches, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert rest.updates == whole.updates == 6
+    assert torch.equal(rest.averages["network.weight"], whole.averages["network.weight"])
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_evaluation_of_a_checkpoint_uses_its_averages(tmp_path, stage):
+    ema = ExponentialMovingAverage(decay=0.5)
+    fit = trainer(tmp_path, 3, ema)
+    fit.fit(Line(), loader())
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    module, again = Line(), trainer(tmp_path, 3, ExponentialMovingAverage())
+    getattr(again, stage)(module, loader(1), ckpt_path=tmp_path / "x.ckpt")
+    assert torch.equal(module.seen[0], ema.averages["network.weight"])
+
+
+def test_interrupted_validation_puts_the_weights_back(tmp_path):
+    class Failing(Line):
+        def validation_step(self, batch, index):
+            raise RuntimeError("stop here")
+
+    record, module = Record(), Failing()
+    fit = trainer(tmp_path, 4, record, ExponentialMovingAverage(0.9), val_check_interval=4)
+    with pytest.raises(RuntimeError, match="stop here"):
+        fit.fit(module, loader(4), loader(1))
+    assert torch.equal(module.network.weight, record.weights[-1])
+
+
+def test_other_trainable_parameters_are_an_error(tmp_path):
+    fit = trainer(tmp_path, 1, ExponentialMovingAverage())
+    fit.fit(Line(), loader())
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    other = Line()
+    other.network.bias.requires_grad_(True)
+    with pytest.raises(ValueError, match="first in 'network.bias'"):
+        trainer(tmp_path, 2, ExponentialMovingAverage()).fit(other, loader(), ckpt_path=tmp_path / "x.ckpt")
+
+
+def test_decay_out_of_range():
+    with pytest.raises(ValueError, match="got 1.5"):
+        ExponentialMovingAverage(1.5)

@@ -1,0 +1,177 @@
+// Time, mouse, touch, keyboard, and when to draw.
+
+const element = (id) => document.getElementById(id);
+const LOW_PASS = 0.3; // pixels^2 of the input images, as in the rasterizers
+
+function createRenderer() {
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("renderer"); // #renderer=software for tests
+  if (wanted !== "software") {
+    try {
+      const renderer = createWebglRenderer(element("canvas"));
+      if (renderer) return renderer;
+    } catch (error) {
+      console.warn(`WebGL2 failed, drawing in software: ${error}`);
+    }
+  }
+  const canvas = element("canvas"), fresh = canvas.cloneNode(); // a canvas keeps its first context's kind
+  canvas.replaceWith(fresh);
+  return createSoftwareRenderer(fresh);
+}
+
+const renderer = createRenderer();
+const canvas = element("canvas");
+const state = { time: 0, playing: false, lowPass: true, dirty: true, moved: 0, clock: 0, drawMs: 0, shownFps: 0 };
+
+/** Size of the drawing: at most `sharpness` pixels an input pixel, less while something moves on a slow machine. */
+function resize(moving) {
+  const ratio = window.devicePixelRatio || 1;
+  const [imageHeight, imageWidth] = meta.imageSize;
+  const scale = Math.min(innerWidth / imageWidth, innerHeight / imageHeight);
+  const sharpness = Math.max(256 / imageHeight, 1) * (renderer.slow ? (moving ? 0.5 : 1) : 2);
+  const factor = Math.min(ratio, sharpness / scale);
+  const width = Math.max(1, Math.round(innerWidth * factor)), height = Math.max(1, Math.round(innerHeight * factor));
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+  }
+}
+
+function draw(moving) {
+  const started = performance.now();
+  resize(moving);
+  const lens = camera.lens(canvas.width, canvas.height);
+  const eps = LOW_PASS * (state.lowPass ? lens.scale * lens.scale : 1);
+  renderer.draw(getFrame(state.time), camera.view(), lens, eps);
+  state.drawMs = 0.8 * state.drawMs + 0.2 * (performance.now() - started);
+}
+
+function showStatus() {
+  const last = meta.counts.length - 1;
+  element("stats").textContent = `${meta.counts[state.time].toLocaleString("en")} Gaussians · ${renderer.name}` +
+    ` · ${state.shownFps ? state.shownFps.toFixed(0) + " frames/s" : "idle"}`;
+  element("time").textContent = `t = ${state.time} / ${last} · ${(state.time / meta.fps).toFixed(2)} s`;
+  element("slider").value = state.time;
+  element("play").textContent = state.playing ? "❚❚" : "▶";
+}
+
+function setTime(index) {
+  if (!(index >= 0 && index < meta.counts.length)) throw new RangeError(`timestep ${index} of ${meta.counts.length}`);
+  state.time = Math.floor(index);
+  state.dirty = true;
+  showStatus();
+}
+
+function jumpToCamera(index) {
+  camera.jumpTo(index);
+  [...element("views").children].forEach((button, i) => button.classList.toggle("active", i === index));
+  state.dirty = true;
+}
+
+/** To be called after every change of the camera by hand. */
+function touched() {
+  [...element("views").children].forEach((button) => button.classList.remove("active"));
+  state.dirty = true;
+  state.moved = performance.now();
+}
+
+let previous = 0;
+function tick(now) {
+  const elapsed = now - previous;
+  previous = now;
+  if (state.playing) {
+    state.clock += Math.min(elapsed, 250);
+    const steps = Math.floor((state.clock * meta.fps) / 1000);
+    if (steps > 0) {
+      state.clock -= (steps * 1000) / meta.fps;
+      setTime((state.time + steps) % meta.counts.length);
+    }
+  }
+  const moving = state.playing || now - state.moved < 200;
+  if (state.wasMoving && !moving) state.dirty = true; // once more, at full sharpness
+  state.wasMoving = moving;
+  if (state.dirty) {
+    state.dirty = false;
+    draw(moving);
+    state.shownFps = moving && elapsed > 0 ? 0.9 * (state.shownFps || 1000 / elapsed) + 0.1 * (1000 / elapsed) : 0;
+    showStatus();
+  }
+  requestAnimationFrame(tick);
+}
+
+function bindPointers() {
+  const pointers = new Map();
+  const spread = () => { const [a, b] = [...pointers.values()]; return Math.hypot(a.x - b.x, a.y - b.y); };
+  const perPixel = () => camera.distance() / camera.lens(innerWidth, innerHeight).fy;
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    canvas.classList.add("dragging");
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    const old = pointers.get(event.pointerId);
+    if (!old) return;
+    const dx = event.clientX - old.x, dy = event.clientY - old.y, before = pointers.size === 2 ? spread() : 0;
+    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    if (pointers.size === 2) {
+      camera.zoom(before / Math.max(spread(), 1));
+      camera.pan((dx / 2) * perPixel(), (dy / 2) * perPixel());
+    } else if (event.buttons & 6 || event.shiftKey) camera.pan(dx * perPixel(), dy * perPixel());
+    else camera.orbit(dx * 0.006, -dy * 0.006);
+    touched();
+  });
+  for (const kind of ["pointerup", "pointercancel"])
+    canvas.addEventListener(kind, (event) => {
+      pointers.delete(event.pointerId);
+      if (pointers.size === 0) canvas.classList.remove("dragging");
+    });
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    camera.zoom(Math.exp(Math.max(-100, Math.min(100, event.deltaY)) * 0.0015));
+    touched();
+  }, { passive: false });
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+}
+
+function togglePlay() {
+  state.playing = !state.playing && meta.counts.length > 1;
+  state.clock = 0;
+  showStatus();
+}
+
+function bindControls() {
+  element("slider").max = meta.counts.length - 1;
+  element("slider").addEventListener("input", (event) => { state.playing = false; setTime(+event.target.value); });
+  element("play").addEventListener("click", togglePlay);
+  element("lowpass").addEventListener("change", (event) => { state.lowPass = event.target.checked; state.dirty = true; });
+  meta.cameras.forEach((_, index) => {
+    const button = document.createElement("button");
+    button.textContent = index + 1;
+    button.title = `input camera ${index + 1}`;
+    button.addEventListener("click", () => jumpToCamera(index));
+    element("views").append(button);
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === " ") { event.preventDefault(); togglePlay(); }
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step && event.target.id !== "slider") setTime((state.time + step + meta.counts.length) % meta.counts.length);
+    if (event.key >= "1" && event.key <= "9" && +event.key <= meta.cameras.length) jumpToCamera(+event.key - 1);
+  });
+  addEventListener("resize", () => { state.dirty = true; });
+}
+
+bindPointers();
+bindControls();
+jumpToCamera(0);
+draw(false);
+showStatus();
+requestAnimationFrame(tick);
+
+// For tests and for the console.
+window.scene4d = {
+  frames: meta.counts.length, setTime, jumpToCamera, ready: true, renderer: renderer.name, camera, state,
+  /** Draws now, at full sharpness, and returns {width, height, scale, url} with the picture as PNG. */
+  picture() {
+    draw(false);
+    return { width: canvas.width, height: canvas.height, scale: camera.lens(canvas.width, canvas.height).scale, url: canvas.toDataURL() };
+  },
+};

@@ -20,7 +20,7 @@ class Small(L.LightningModule):
         self.network[0].bias.requires_grad_(False)
 
     def training_step(self, batch, index):
-        return self.network(batch).square().mean()
+        return (self.network(batch) - batch[:, :1]).square().mean()
 
     def configure_optimizers(self):
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1.0)

@@ -81,12 +81,24 @@ def read_shard(url: str, problems: Problems | None = None) -> Iterator[Members]:
     dataset = wds.WebDataset(
         [url], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False, handler=handle
     )
+    if _is_cut_off(url):
+        handle(EOFError("the archive is cut off, it has no end marker"))
     empty = True
     for sample in dataset:
         empty = False
         yield sample
     if empty:
         handle(EOFError("no samples in the shard"))
+
+
+def _is_cut_off(url: str) -> bool:
+    """Whether a local tar lacks its two closing zero blocks; tarfile takes some cuts for the end."""
+    path = Path(url)
+    if is_remote(url) or path.suffix != ".tar" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 1024, 0))
+        return file.read() != bytes(1024)
 
 
 class ShardStream:
@@ -136,10 +148,13 @@ class ShardStream:
         """
         while True:
             url, epoch = self._current_shard()
-            before = self._good
+            before, from_start = self._good, self.offset == 0
             yield from self._samples(url, epoch)
             self.position, self.offset = self.position + 1, 0
-            self._fruitless = self._fruitless | {url} if self._good == before else set()
+            if self._good > before:
+                self._fruitless.clear()
+            elif from_start:  # else a resumed run had used the shard's samples before
+                self._fruitless.add(url)
             if len(self._fruitless) == len(set(self.urls)):
                 raise ValueError(
                     f"source {self.name!r}: no readable sample in any of its {len(self.urls)} shards; "

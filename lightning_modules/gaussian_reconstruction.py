@@ -1,0 +1,249 @@
+"""Stage 2 of the pipeline: a grid of frames to cameras and one set of 3D Gaussians a timestep (sec. 3.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from einops import rearrange
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_modules.geometry_pretraining import count_inputs
+from lightning_modules.novel_view_evaluation import NovelViewEvaluation
+from scene4d.geometry.cameras import normalise_scene
+from scene4d.geometry.supervision import depth_loss, masked_mean, pose_loss
+from scene4d.losses import PerceptualLoss
+from scene4d.networks.vggt import Prediction, gaussians_from_maps, load_weights, read_weights
+from scene4d.rendering.render import render_gaussians
+from scene4d.types import Cameras, Gaussians, SceneBatch
+
+
+@dataclass
+class Reconstruction:
+    """A 4D scene, in the world of its first camera.
+
+    Attributes:
+        cameras: Of the input views, `b v`; predicted unless they were given.
+        gaussians: One set a timestep, `b t g`.
+        frame_times: Scene time of every set, seconds.
+        keys: Names of the scenes.
+        prediction: What the network said.
+    """
+
+    cameras: Cameras
+    gaussians: Gaussians
+    frame_times: Tensor | None = None
+    keys: Sequence[str] = ()
+    prediction: Prediction | None = None
+
+
+class GaussianReconstruction(L.LightningModule):
+    """Trains the Gaussian head (static stage), then temporal attention with it (dynamic stage).
+
+    A stage is a config: which parameters are trained, from which weights, on which data. Input views come
+    first in the grid, target views after them; predicted Gaussians are rendered from the true cameras of the
+    targets in the normalised scene (first camera = identity, mean distance of the input points = 1).
+
+    Args:
+        network: Builds a `ReconstructionNetwork` with a Gaussian head.
+        optimizer: Makes the optimizer from the trained parameters.
+        lr_scheduler: Makes the learning rate schedule, stepped every optimizer step; None = constant.
+        initial_weights: Files to start from, later ones completing earlier ones (for example VGGT-1B or the
+            small geometry weights, then a Gaussian head); null = from scratch.
+        trainable: Regular expressions; parameters whose name matches one are trained, all others frozen.
+        use_given_cameras: Place the Gaussians by the true input cameras in training, else by predicted ones.
+        mse_weight: Weight of the mean squared error of rendered views.
+        perceptual_weight: Weight of their perceptual distance, see `scene4d.losses.PerceptualLoss`.
+        depth_weight: Weight of the depth loss; only useful when the depth head is trained.
+        camera_weight: Weight of the pose loss; only useful when the camera head is trained.
+        background_weight: Weight of the loss that makes Gaussians at unknown depth (the background) vanish.
+        rendered_inputs: How many input views are rendered and supervised beside the targets.
+        pixel_scale: Size of an untrained Gaussian, pixels; see `gaussians_from_maps`.
+        opacity_shift: Opacity logit of an untrained Gaussian.
+        background: Colour behind the Gaussians, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        initial_weights: list[str] | None = None,
+        trainable: list[str] = ["gaussian_head"],  # noqa: B006 - shown by --help and never changed
+        use_given_cameras: bool = True,
+        mse_weight: float = 1.0,
+        perceptual_weight: float = 0.5,
+        depth_weight: float = 0.0,
+        camera_weight: float = 0.0,
+        background_weight: float = 0.0,
+        rendered_inputs: int = 1,
+        pixel_scale: float = 0.3,
+        opacity_shift: float = 2.0,
+        background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.make_network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
+        self.initial_weights, self.trainable = initial_weights or [], trainable
+        self.use_given_cameras, self.rendered_inputs = use_given_cameras, rendered_inputs
+        self.mse_weight, self.perceptual_weight = mse_weight, perceptual_weight
+        self.depth_weight, self.camera_weight = depth_weight, camera_weight
+        self.background_weight, self.background = background_weight, background
+        self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
+        self.network: nn.Module | None = None
+        self.perceptual: nn.Module | None = None
+        self.results: dict[str, Any] = {}
+
+    def configure_model(self) -> None:
+        """Builds the network once, loads its initial weights and freezes what is not trained.
+
+        Raises:
+            ValueError: Weights are missing or of another architecture, or a pattern matches nothing.
+        """
+        if self.network is not None:
+            return
+        self.network = self.make_network()
+        self.perceptual = PerceptualLoss()
+        if self.initial_weights:
+            joined: dict[str, Tensor] = {}
+            for path in self.initial_weights:
+                joined |= read_weights(path)
+            load_weights(self.network, joined, name=" + ".join(self.initial_weights))
+        freeze_except(self.network, self.trainable)
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer over the trained parameters."""
+        optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def reconstruct(self, images: Tensor, cameras: Cameras | None = None) -> Reconstruction:
+        """Input views to cameras and Gaussians.
+
+        Args:
+            images: `b v t c h w` in [0, 1].
+            cameras: Known cameras `b v` of these views in the normalised scene; None = predicted.
+        """
+        prediction = self.network(images)
+        cameras = prediction.cameras if cameras is None else cameras
+        with torch.autocast(images.device.type, enabled=False):
+            gaussians = gaussians_from_maps(
+                prediction.gaussians, images, prediction.depths, cameras, self.pixel_scale, self.opacity_shift
+            )
+        return Reconstruction(cameras, gaussians, prediction=prediction)
+
+    def render(self, gaussians: Gaussians, cameras: Cameras, size: tuple[int, int]) -> Tensor:
+        """Renders Gaussians `b t g` from the same cameras `b v` at every timestep: `b v t c h w`."""
+        per_time = Cameras(cameras.c2w[:, None], cameras.intrinsics[:, None])
+        images, _, _ = render_gaussians(gaussians, per_time, *size, background=self.background)
+        return rearrange(images, "b t v c h w -> b v t c h w")
+
+    def training_step(self, batch: SceneBatch, batch_index: int) -> Tensor:
+        """Predicts from the input views, renders and compares target views (and some inputs)."""
+        inputs = count_inputs(batch)
+        depths, cameras = normalised_truth(batch, inputs)
+        images = batch.images[:, :inputs]
+        given = cameras[:, :inputs] if self.use_given_cameras else None
+        result = self.reconstruct(images, given)
+        with torch.autocast(images.device.type, enabled=False):
+            losses = self._image_losses(result.gaussians, batch.images, cameras, inputs)
+            losses |= self._geometry_losses(result, depths[:, :inputs], cameras[:, :inputs])
+        loss = sum(losses.values())
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
+        return loss
+
+    def _image_losses(
+        self, gaussians: Gaussians, images: Tensor, cameras: Cameras, inputs: int
+    ) -> dict[str, Tensor]:
+        chosen = torch.randperm(inputs, device="cpu")[: self.rendered_inputs].tolist()
+        views = chosen + list(range(inputs, images.shape[1]))
+        truth = images[:, views]
+        rendered = self.render(gaussians, cameras[:, views], images.shape[-2:])
+        mse = (rendered - truth).square().mean()
+        self.log("train/psnr", -10 * mse.detach().clamp(min=1e-8).log10(), prog_bar=True)
+        losses = {"mse": self.mse_weight * mse}
+        if self.perceptual_weight > 0:
+            distance = self.perceptual(rendered.flatten(0, 2).clamp(0, 1), truth.flatten(0, 2))
+            losses["perceptual"] = self.perceptual_weight * distance.mean()
+        return losses
+
+    def _geometry_losses(self, result: Reconstruction, depths: Tensor, cameras: Cameras) -> dict[str, Tensor]:
+        prediction, (height, width) = result.prediction, depths.shape[-2:]
+        losses = {}
+        if self.depth_weight > 0:
+            losses["depth"] = self.depth_weight * depth_loss(prediction.depths, depths)
+        if self.camera_weight > 0:
+            losses["camera"] = self.camera_weight * pose_loss(prediction.poses, cameras, height, width)
+        if self.background_weight > 0:
+            stored = (depths > 0).flatten(3).any(-1)[..., None, None]  # else unknown, not empty
+            empty = rearrange(stored & (depths <= 0), "b v t h w -> b t (v h w)")
+            losses["background"] = self.background_weight * masked_mean(result.gaussians.opacities, empty)
+        return losses
+
+    def on_validation_epoch_start(self) -> None:
+        """Empties the table of scores."""
+        self._evaluation = NovelViewEvaluation(self, self.perceptual)
+
+    def validation_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Scores novel views of every scene, see `NovelViewEvaluation`."""
+        self._evaluation.add(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Sets `results["reconstruction"]`, the block of metrics.json, and logs its scores."""
+        block = self._evaluation.results()
+        self.results = {"reconstruction": block}
+        for name, value in block.items():
+            scores = value if isinstance(value, dict) else {"": value}
+            self.log_dict({f"val/{name}{'_' * bool(k)}{k}": float(v) for k, v in scores.items()})
+        if "given_cameras" in block:
+            self.log("val/psnr", block["given_cameras"]["psnr"], prog_bar=True, logger=False)
+
+    def test_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """As `validation_step`."""
+        self._evaluation.add(batch)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> Reconstruction:
+        """Turns a whole grid (every view an input, cameras not needed) into a 4D scene."""
+        result = self.reconstruct(batch.images)
+        result.frame_times, result.keys = batch.frame_times, batch.keys
+        return result
+
+
+def normalised_truth(batch: SceneBatch, inputs: int) -> tuple[Tensor, Cameras]:
+    """True depth and cameras of all views; the world and the unit of length are those of the input views.
+
+    Raises:
+        ValueError: The batch has no depth or cameras; names its sources.
+    """
+    if batch.depths is None or batch.cameras is None:
+        raise ValueError(f"training needs depth and cameras, sources {sorted(set(batch.source))} lack them")
+    with torch.autocast(batch.images.device.type, enabled=False):
+        depths, cameras, _ = normalise_scene(batch.depths, batch.cameras, inputs)
+    return depths, cameras
+
+
+def freeze_except(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Freezes every parameter whose name matches none of the regular expressions.
+
+    Raises:
+        ValueError: A pattern matches no parameter.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(
+                f"trainable pattern {pattern!r} matches no parameter; they start as {names[0]!r}"
+            )
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(any(re.search(pattern, name) for pattern in patterns))

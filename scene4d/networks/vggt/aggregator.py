@@ -1,0 +1,171 @@
+"""VGGT's alternating attention over a view x time grid, with temporal attention between timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scene4d.networks.vggt.layers import Block, zero_branches
+from scene4d.networks.vggt.rope import Rotation, patch_rotation, time_rotation
+from scene4d.networks.vggt.view_matcher import MatchedTokens, ViewMatcher
+from scene4d.networks.vggt.vision_transformer import VisionTransformer
+
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass
+class AggregatedTokens:
+    """What the heads read.
+
+    Attributes:
+        layers: By layer index, frame output and global output side by side; without special tokens.
+        camera: Camera tokens of the last layer.
+        rows: Patches along y.
+        columns: Patches along x.
+        match_logits: Of the optional view matcher, see `ViewMatcher`.
+    """
+
+    layers: dict[int, Float[Tensor, "b t v l e"]]
+    camera: Float[Tensor, "b t v e"]
+    rows: int
+    columns: int
+    match_logits: Float[Tensor, "b t v p v2 p2"] | None = None
+
+
+class Aggregator(nn.Module):
+    """Frame, global and temporal attention in turn.
+
+    Global attention runs over the V frames of one timestep, temporal attention over the T tokens at the
+    same view and position.
+
+    Args:
+        image_size: Side of the images the position table was made for, pixels.
+        patch_size: Side of a patch, pixels.
+        dim: Channels.
+        depth: Pairs of a frame block and a global block.
+        heads: Attention heads.
+        embedder_depth: Blocks of the patch embedder.
+        registers: Register tokens a frame.
+        layer_scale: Initial gain of the residual branches (VGGT: 0.01).
+        embedder_layer_scale: The same in the patch embedder.
+        rope_base: Base of the RoPE frequencies.
+        temporal: Add one temporal attention block after each pair, the identity at the start.
+        temporal_after_frame: Add another one after each frame block.
+        temporal_rope: Let temporal attention know the order of time (the paper: no).
+        matcher: Explicit matching between views in front of the blocks; None as in VGGT.
+        layers: Which pairs' outputs to keep for the dense heads.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        embedder_depth: int,
+        registers: int,
+        layer_scale: float,
+        embedder_layer_scale: float,
+        rope_base: float,
+        temporal: bool,
+        temporal_after_frame: bool,
+        temporal_rope: bool,
+        matcher: ViewMatcher | None,
+        layers: Sequence[int],
+    ) -> None:
+        super().__init__()
+        if max(layers) >= depth:
+            raise ValueError(f"layers {list(layers)} exceed the aggregator's depth {depth}")
+        self.patch_size, self.kept, self.rope_base = patch_size, tuple(layers), rope_base
+        self.head_dim, self.temporal_rope = dim // heads, temporal_rope
+        self.patch_embed = VisionTransformer(
+            image_size, patch_size, dim, embedder_depth, heads, layer_scale=embedder_layer_scale
+        )
+        self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 0.02)
+        self.register_token = nn.Parameter(torch.randn(1, 2, registers, dim) * 0.02)
+
+        def blocks(scale: float) -> nn.ModuleList:
+            made = (Block(dim, heads, qk_norm=True, layer_scale=scale) for _ in range(depth))
+            return nn.ModuleList(made)
+
+        self.frame_blocks, self.global_blocks = blocks(layer_scale), blocks(layer_scale)
+        if temporal:
+            self.temporal_blocks = nn.ModuleList(map(zero_branches, blocks(1.0)))
+        if temporal_after_frame:
+            self.temporal_frame_blocks = nn.ModuleList(map(zero_branches, blocks(1.0)))
+        if matcher is not None:
+            self.matcher = matcher
+        for name, value in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
+            self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "b v t 3 h w"]) -> AggregatedTokens:
+        """Images in [0, 1] to tokens.
+
+        Raises:
+            ValueError: Height or width is no multiple of the patch size.
+        """
+        b, v, t, _, h, w = images.shape
+        if h % self.patch_size or w % self.patch_size:
+            raise ValueError(f"images of {h}x{w} cannot be cut into patches of {self.patch_size} pixels")
+        rows, columns = h // self.patch_size, w // self.patch_size
+        frames = rearrange(images, "b v t c h w -> (b t) v c h w")
+        patches = self._embed(frames)
+        matched = self.matcher(frames, rows, columns) if hasattr(self, "matcher") else None
+        x = self._tokens(patches, matched)
+        special = x.shape[2] - rows * columns
+        rotation = patch_rotation(rows, columns, special, self.head_dim, self.rope_base, x.device)
+        layers, camera = self._attend(rearrange(x, "(b t) v l d -> b t v l d", b=b), rotation, special)
+        logits = None if matched is None else matched.logits.unflatten(0, (b, t))
+        return AggregatedTokens(layers, camera, rows, columns, logits)
+
+    def _embed(self, frames: Float[Tensor, "n v 3 h w"]) -> Float[Tensor, "n v l d"]:
+        standardised = (frames.flatten(0, 1) - self.image_mean) / self.image_std
+        return self.patch_embed(standardised).unflatten(0, frames.shape[:2])
+
+    def _tokens(
+        self, patches: Float[Tensor, "n v l d"], matched: MatchedTokens | None
+    ) -> Float[Tensor, "n v m d"]:
+        """Puts [camera, registers] in front; index 0 is for the first view, index 1 for all others."""
+        n, v = patches.shape[:2]
+        index = torch.arange(v, device=patches.device).clamp(max=1)
+        camera = self.camera_token[:, index].expand(n, -1, -1, -1)
+        registers = self.register_token[:, index].expand(n, -1, -1, -1)
+        if matched is not None:
+            camera, patches = camera + matched.camera, patches + matched.patches
+        return torch.cat([camera, registers, patches.to(camera.dtype)], 2)
+
+    def _attend(
+        self, x: Float[Tensor, "b t v l d"], rotation: Rotation, special: int
+    ) -> tuple[dict[int, Float[Tensor, "b t v p e"]], Float[Tensor, "b t v e"]]:
+        b, t, v, _, _ = x.shape
+        everywhere = tuple(table.repeat(v, 1, 1) for table in rotation)
+        time = time_rotation(t, self.head_dim, self.rope_base, x.device) if self.temporal_rope else None
+        layers = {}
+        for k, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks)):
+            x = frame_block(rearrange(x, "b t v l d -> (b t v) l d"), rotation)
+            x = rearrange(x, "(b t v) l d -> b t v l d", b=b, t=t)
+            if hasattr(self, "temporal_frame_blocks"):
+                x = attend_over_time(self.temporal_frame_blocks[k], x, time)
+            after_frame = x
+            x = global_block(rearrange(x, "b t v l d -> (b t) (v l) d"), everywhere)
+            x = rearrange(x, "(b t) (v l) d -> b t v l d", b=b, v=v)
+            if hasattr(self, "temporal_blocks"):
+                x = attend_over_time(self.temporal_blocks[k], x, time)
+            if k in self.kept:
+                layers[k] = torch.cat([after_frame[..., special:, :], x[..., special:, :]], -1)
+        return layers, torch.cat([after_frame[..., 0, :], x[..., 0, :]], -1)
+
+
+def attend_over_time(
+    block: Block, x: Float[Tensor, "b t v l d"], rotation: Rotation | None
+) -> Float[Tensor, "b t v l d"]:
+    """Lets every token see the tokens at its own view and position in all timesteps."""
+    b, _, v, _, _ = x.shape
+    sequences = rearrange(x, "b t v l d -> (b v l) t d")
+    return rearrange(block(sequences, rotation), "(b v l) t d -> b t v l d", b=b, v=v)

@@ -1,0 +1,153 @@
+"""The reconstruction network: VGGT's architecture, temporal attention and a Gaussian head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scene4d.geometry.cameras import relative_to_first
+from scene4d.geometry.pose_encoding import decode_pose
+from scene4d.networks.vggt.aggregator import Aggregator
+from scene4d.networks.vggt.camera_head import CameraHead
+from scene4d.networks.vggt.dpt_head import DPTHead
+from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
+from scene4d.networks.vggt.view_matcher import ViewMatcher
+from scene4d.types import Cameras
+
+
+@dataclass
+class Prediction:
+    """What the network says about a grid, in the world of its first camera and in units of its own.
+
+    Attributes:
+        cameras: One a view, shared by all timesteps; the first is the identity.
+        poses: Pose encodings after every iteration of the camera head, the last best.
+        depths: Planar z, positive.
+        depth_confidence: At least 1.
+        points: Position of every pixel in the first camera's frame; None without a point head.
+        gaussians: Raw output of the Gaussian head, None without one.
+        match_logits: Of the optional view matcher.
+    """
+
+    cameras: Cameras
+    poses: list[Float[Tensor, "b v 9"]]
+    depths: Float[Tensor, "b v t h w"]
+    depth_confidence: Float[Tensor, "b v t h w"]
+    points: Float[Tensor, "b v t h w 3"] | None = None
+    gaussians: Float[Tensor, "b v t c h w"] | None = None
+    match_logits: Float[Tensor, "b t v p v2 p2"] | None = None
+
+
+class ReconstructionNetwork(nn.Module):
+    """VGGT for a view x time grid; the defaults are VGGT-1B, whose released weights load strictly.
+
+    Cameras come from the tokens of the first timestep alone. This equals replacing the camera tokens of
+    every timestep by those of the first ("camera token replacement", sec. 3.2), at 1/T of the cost.
+
+    Args:
+        image_size: Side of the images the position table was made for, pixels.
+        patch_size: Side of a patch, pixels.
+        dim: Channels of the aggregator.
+        depth: Pairs of a frame block and a global block.
+        heads: Attention heads.
+        embedder_depth: Blocks of the patch embedder.
+        registers: Register tokens a frame.
+        layer_scale: Initial gain of the residual branches; 1 when training from scratch.
+        embedder_layer_scale: The same in the patch embedder.
+        rope_base: Base of the RoPE frequencies.
+        camera_depth: Blocks of the camera head.
+        camera_heads: Attention heads of the camera head.
+        camera_iterations: Refinements of the pose.
+        camera_mlp_ratio: Hidden width of the camera head's MLPs over their width.
+        layers: The four pairs that the dense heads read.
+        head_channels: Channels of the four layers in the dense heads.
+        head_features: Channels of the dense heads' decoder, a multiple of 8.
+        head_hidden: Channels before the dense heads' output.
+        image_skip: Channels of a direct path from the image into the dense heads; 0 as in VGGT.
+        head_chunk: Frames decoded at once by the dense heads; 0 = all.
+        point_head: Predict point maps.
+        gaussian_head: Predict the 14 Gaussian parameters of every pixel.
+        temporal: Temporal attention after each pair of frame and global attention.
+        temporal_after_frame: Temporal attention after each frame block, too.
+        temporal_rope: Let temporal attention know the order of time; the paper's form does not.
+        match_views: Explicit matching of neighbouring views, for small networks; not part of VGGT.
+        match_width: Channels of the matcher's encoder.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 518,
+        patch_size: int = 14,
+        dim: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
+        embedder_depth: int = 24,
+        registers: int = 4,
+        layer_scale: float = 0.01,
+        embedder_layer_scale: float = 1.0,
+        rope_base: float = 100.0,
+        camera_depth: int = 4,
+        camera_heads: int = 16,
+        camera_iterations: int = 4,
+        camera_mlp_ratio: float = 4.0,
+        layers: Sequence[int] = (4, 11, 17, 23),
+        head_channels: Sequence[int] = (256, 512, 1024, 1024),
+        head_features: int = 256,
+        head_hidden: int = 32,
+        image_skip: int = 0,
+        head_chunk: int = 8,
+        point_head: bool = True,
+        gaussian_head: bool = True,
+        temporal: bool = True,
+        temporal_after_frame: bool = False,
+        temporal_rope: bool = False,
+        match_views: bool = False,
+        match_width: int = 96,
+    ) -> None:
+        super().__init__()
+        self.aggregator = Aggregator(
+            image_size, patch_size, dim, depth, heads, embedder_depth, registers, layer_scale,
+            embedder_layer_scale, rope_base, temporal, temporal_after_frame, temporal_rope,
+            ViewMatcher(dim, patch_size, match_width) if match_views else None, layers,
+        )  # fmt: skip
+        self.camera_head = CameraHead(
+            2 * dim, camera_depth, camera_heads, camera_iterations, camera_mlp_ratio, layer_scale
+        )
+
+        def dense(out: int, output_scale: float = 0.0) -> DPTHead:
+            return DPTHead(
+                2 * dim, out, layers, head_channels, head_features, head_hidden, patch_size, image_skip,
+                chunk=head_chunk, output_scale=output_scale,
+            )  # fmt: skip
+
+        self.depth_head = dense(2, output_scale=0.01)
+        self.point_head = dense(4) if point_head else None
+        self.gaussian_head = dense(GAUSSIAN_CHANNELS, output_scale=0.003) if gaussian_head else None
+
+    def forward(self, images: Float[Tensor, "b v t 3 h w"]) -> Prediction:
+        """Images in [0, 1] to cameras, depth and raw Gaussian parameters."""
+        height, width = images.shape[-2:]
+        tokens = self.aggregator(images)
+        poses = self.camera_head(tokens.camera[:, 0])
+        with torch.autocast(images.device.type, enabled=False):
+            cameras = decode_pose(poses[-1], height, width)
+            cameras = Cameras(relative_to_first(cameras.c2w), cameras.intrinsics)
+        depth, confidence = self.depth_head(tokens, images).unbind(3)
+        points = None
+        if self.point_head is not None:
+            raw = self.point_head(tokens, images)[:, :, :, :3]
+            points = rearrange(raw.sign() * raw.abs().expm1(), "b v t c h w -> b v t h w c")
+        return Prediction(
+            cameras=cameras,
+            poses=poses,
+            depths=depth.clamp(max=20).exp(),
+            depth_confidence=1 + confidence.clamp(max=20).exp(),
+            points=points,
+            gaussians=None if self.gaussian_head is None else self.gaussian_head(tokens, images),
+            match_logits=tokens.match_logits,
+        )

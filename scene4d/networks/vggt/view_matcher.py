@@ -1,0 +1,141 @@
+"""Explicit matching between views, for small networks trained from scratch in minutes.
+
+VGGT learns to match views inside its attention, from millions of scenes. On a laptop this does not start:
+camera tokens stay at the identity for thousands of steps. A small convolutional matcher learns
+correspondences in minutes; it hands every patch and camera token where the patch lies in the first and in
+the previous view, and how far along the path the view comes. Views must therefore be ordered along the
+camera path. Off in the VGGT-1B configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+CELL = 4  # pixels along the side of a feature cell
+MAX_VIEWS = 16  # later views share the last place
+CHANNELS = 4  # x, y displacement, confidence, cycle agreement
+
+
+@dataclass
+class MatchedTokens:
+    """Additions to the tokens, and the logits that the matching loss supervises.
+
+    Attributes:
+        patches: Added to the patch tokens.
+        camera: Added to the camera token.
+        logits: Similarity of cell p of view v with cell p2 of view v2, scaled by the temperature.
+    """
+
+    patches: Float[Tensor, "n v l d"]
+    camera: Float[Tensor, "n v 1 d"]
+    logits: Float[Tensor, "n v p v2 p2"]
+
+
+class MatchingEncoder(nn.Module):
+    """Images to unit feature vectors on a grid of `CELL`-pixel cells."""
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width // 4, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width // 4, width // 2, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(width // 2, width // 2, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+        )  # fmt: skip
+        self.residuals = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(), nn.Conv2d(width, width, 3, padding=k, dilation=k),
+                nn.ReLU(), nn.Conv2d(width, width, 1),
+            )
+            for k in (1, 2, 3)
+        )  # fmt: skip
+        self.out = nn.Conv2d(width, features, 1)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p f"]:
+        mean = images.mean((1, 2, 3), keepdim=True)
+        x = self.stem((images - mean) / (images.std((1, 2, 3), keepdim=True) + 0.05))
+        for residual in self.residuals:
+            x = x + residual(x)
+        return F.normalize(self.out(F.relu(x)).float().flatten(2).transpose(1, 2), dim=-1)
+
+
+class ViewMatcher(nn.Module):
+    """Matches all pairs of views and embeds the displacements.
+
+    Args:
+        dim: Channels of the tokens.
+        patch_size: Side of a patch, a multiple of the matcher's 4-pixel cells.
+        width: Channels of the encoder.
+        features: Length of a feature vector.
+    """
+
+    def __init__(self, dim: int, patch_size: int, width: int = 96, features: int = 64) -> None:
+        super().__init__()
+        if patch_size % CELL:
+            raise ValueError(f"patch size {patch_size} is no multiple of the matcher's cell of {CELL} pixels")
+        self.ratio = patch_size // CELL
+        self.encoder = MatchingEncoder(width, features)
+        self.log_temperature = nn.Parameter(torch.tensor(2.7))
+        self.to_patches = nn.Linear(2 * CHANNELS * self.ratio**2, dim)
+        self.to_cells = nn.Sequential(
+            nn.Linear(2 * CHANNELS + 2, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU()
+        )
+        self.to_camera = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.order = nn.Embedding(MAX_VIEWS, dim)
+
+    def forward(self, frames: Float[Tensor, "n v 3 h w"], rows: int, columns: int) -> MatchedTokens:
+        """Matches the views of each row of `frames`, ordered along the camera path."""
+        n, v = frames.shape[:2]
+        height, width = rows * self.ratio, columns * self.ratio
+        features = self.encoder(frames.flatten(0, 1)).unflatten(0, (n, v))
+        logits = torch.einsum("nvpf,nwqf->nvpwq", features, features) * self.log_temperature.exp()
+        with torch.no_grad():
+            cells, positions = _describe(logits.float(), height, width)
+        grouped = rearrange(
+            cells, "n v (y i x j) c -> n v (y x) (i j c)", y=rows, x=columns, i=self.ratio, j=self.ratio
+        )
+        weight = cells[..., 2:3] * cells[..., 3:4]
+        located = self.to_cells(torch.cat([cells, positions.expand(n, v, -1, -1)], -1))
+        pooled = (located * weight).sum(2) / weight.sum(2).clamp(min=1e-3)
+        place = self.order(torch.arange(v, device=frames.device).clamp(max=MAX_VIEWS - 1))
+        camera = self.to_camera(pooled + place)[:, :, None]
+        return MatchedTokens(self.to_patches(grouped).float(), camera.float(), logits)
+
+
+def _describe(
+    logits: Float[Tensor, "n v p v2 p2"], height: int, width: int
+) -> tuple[Float[Tensor, "n v p 8"], Float[Tensor, "p 2"]]:
+    """Displacement, confidence and cycle agreement of every cell to the first and the previous view."""
+    v = logits.shape[1]
+    device = logits.device
+    ys = torch.arange(height, device=device).repeat_interleave(width)
+    xs = torch.arange(width, device=device).repeat(height)
+    positions = torch.stack([xs, ys], -1).float() + 0.5
+    views = torch.arange(v, device=device)
+    described = [
+        _match(logits[:, views, :, other], logits[:, other, :, views], positions)
+        for other in (torch.zeros_like(views), (views - 1).clamp(min=0))
+    ]  # indexing with two lists puts their axis first: v n p q
+    size = torch.tensor([width, height], device=device)
+    return rearrange(torch.cat(described, -1), "v n p c -> n v p c"), positions / size - 0.5
+
+
+def _match(
+    forward: Float[Tensor, "v n p q"], backward: Float[Tensor, "v n q p"], positions: Float[Tensor, "p 2"]
+) -> Float[Tensor, "v n p 4"]:
+    """Best cell, refined below the cell by averaging over its 3 x 3 neighbours."""
+    probability = forward.softmax(-1)
+    confidence, best = probability.max(-1)
+    near = (positions[best][..., None, :] - positions).abs().amax(-1) <= 1
+    local = probability * near
+    found = (local / local.sum(-1, keepdim=True)) @ positions
+    returned = backward.argmax(-1).gather(-1, best)
+    agrees = (positions[returned] - positions).abs().amax(-1) <= 1
+    displacement = (found - positions) / 4  # about unit size
+    return torch.cat([displacement, confidence[..., None], agrees[..., None].float()], -1)

@@ -1,0 +1,19 @@
+"""What happens around training and prediction: averaging, pictures, exports."""
+
+from callbacks.ema import ExponentialMovingAverage
+from callbacks.gaussian_export import GaussianExport
+from callbacks.grid_export import GridExport
+from callbacks.grid_logging import GridLogging
+from callbacks.metrics_export import MetricsExport
+from callbacks.throughput import Throughput
+from callbacks.weights_export import WeightsExport
+
+__all__ = [
+    "ExponentialMovingAverage",
+    "GaussianExport",
+    "GridExport",
+    "GridLogging",
+    "MetricsExport",
+    "Throughput",
+    "WeightsExport",
+]

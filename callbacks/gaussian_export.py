@@ -1,0 +1,180 @@
+"""Writes predicted 4D scenes: one PLY a timestep, cameras, a video along a novel path, a viewer page."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from callbacks.grid_export import frame_rate, scene_folder
+from scene4d.gaussians.ply import write_ply
+from scene4d.gaussians.pruning import prune_by_opacity
+from scene4d.geometry.trajectories import orbit
+from scene4d.rendering.render import render_gaussians
+from scene4d.types import Cameras, Gaussians
+from scene4d.viewer import write_viewer
+from scene4d.visualization import to_uint8, write_video
+
+log = logging.getLogger(__name__)
+
+
+class GaussianExport(L.Callback):
+    """Writes every predicted reconstruction to `<output>/<key>/`.
+
+    `frames/frame_0001.ply` and so on (one a timestep), `cameras.json`, `orbit.mp4` (a looping novel camera
+    path while time runs) and `viewer.html` (opens by double-click). A prediction is anything with `cameras`
+    (`b v`) and `gaussians` (`b t g`), and optionally `frame_times` (`b t`, seconds) and `keys`.
+
+    Args:
+        output: Folder.
+        subfolders: False writes straight into `output`, for runs that predict one scene.
+        opacity_threshold: Gaussians fainter than this are left out of every file.
+        orbit_rounds: How often time runs from start to end during one loop of the path.
+        enlarge: Every pixel of the video is repeated this many times; rendering keeps the input resolution.
+        background: Colour behind the Gaussians, RGB in [0, 1].
+    """
+
+    def __init__(
+        self,
+        output: str,
+        subfolders: bool = True,
+        opacity_threshold: float = 0.02,
+        orbit_rounds: int = 3,
+        enlarge: int = 4,
+        background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        self.output, self.subfolders, self.opacity_threshold = output, subfolders, opacity_threshold
+        self.orbit_rounds, self.enlarge, self.background = orbit_rounds, enlarge, background
+        self.written: list[str] = []
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets earlier runs."""
+        self.written = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the scenes of one batch.
+
+        Raises:
+            ValueError: The prediction has no Gaussians, or a second scene would overwrite the first.
+        """
+        if not isinstance(getattr(outputs, "gaussians", None), Gaussians):
+            raise ValueError(
+                f"GaussianExport needs Gaussians, predict_step returned {type(outputs).__name__}"
+            )
+        times, keys = getattr(outputs, "frame_times", None), list(getattr(outputs, "keys", []))
+        for index in range(len(outputs.gaussians.means)):
+            key = keys[index] if keys else f"{len(self.written):04d}"
+            folder = scene_folder(self.output, key, self.subfolders, self.written)
+            seconds = [] if times is None else times[index].tolist()
+            size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
+            self.write(folder, outputs.gaussians[index], outputs.cameras[index], seconds, size)
+            self.written.append(key)
+
+    @torch.no_grad()
+    def write(
+        self,
+        folder: Path,
+        gaussians: Gaussians,
+        cameras: Cameras,
+        frame_times: list[float],
+        size: tuple[int, int],
+    ) -> None:
+        """Writes one scene.
+
+        Args:
+            folder: Where to.
+            gaussians: `t g`.
+            cameras: `v`, of the input views.
+            frame_times: Seconds; empty = unknown.
+            size: (height, width) that the intrinsics refer to, pixels.
+        """
+        gaussians = gaussians.to(dtype=torch.float32, device="cpu")
+        cameras = cameras.to(dtype=torch.float32, device="cpu")
+        frames = [prune_by_opacity(gaussians[t], self.opacity_threshold) for t in range(len(gaussians.means))]
+        fps = frame_rate(frame_times)
+        (folder / "frames").mkdir(parents=True, exist_ok=True)
+        for old in (folder / "frames").glob("frame_*.ply"):  # of an earlier, longer run
+            old.unlink()
+        for number, frame in enumerate(frames, 1):
+            write_ply(folder / "frames" / f"frame_{number:04d}.ply", frame)
+        write_cameras(folder / "cameras.json", cameras, size, fps, frame_times)
+        video = orbit_video(frames, cameras, size, self.orbit_rounds, self.background)
+        write_video(folder / "orbit.mp4", video, fps, self.enlarge)
+        write_viewer(folder / "viewer.html", frames, cameras, size, fps, background=self.background)
+        log.info("%d timesteps of Gaussians, orbit.mp4 and viewer.html -> %s", len(frames), folder)
+
+
+def write_cameras(
+    path: Path, cameras: Cameras, size: tuple[int, int], fps: float, frame_times: list[float]
+) -> None:
+    """Cameras `v` as JSON: OpenCV camera-to-world, intrinsics in pixels, pixel centres at +0.5."""
+    listed = [
+        {"c2w": c2w.tolist(), "intrinsics": intrinsics.tolist()}
+        for c2w, intrinsics in zip(cameras.c2w, cameras.intrinsics)
+    ]
+    content = {
+        "convention": "OpenCV camera-to-world, x right, y down, z forward; pixel centres at +0.5",
+        "height": size[0], "width": size[1], "fps": fps, "frame_times": frame_times, "cameras": listed,
+    }  # fmt: skip
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)
+
+
+def orbit_video(
+    frames: list[Gaussians],
+    cameras: Cameras,
+    size: tuple[int, int],
+    rounds: int = 3,
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Renders a looping path around the scene while time runs.
+
+    Args:
+        frames: Gaussians of every timestep.
+        cameras: `v`; the path sways along their arc, a little beyond its ends.
+        size: (height, width), pixels.
+        rounds: How often time runs from start to end; a still scene gets 48 pictures.
+        background: RGB in [0, 1].
+
+    Returns:
+        uint8 array of the pictures.
+    """
+    count = rounds * len(frames) if len(frames) > 1 else 48
+    path = orbit(cameras.c2w, count, target=look_target(frames, cameras))
+    intrinsics = cameras.intrinsics.mean(0, keepdim=True)
+    pictures = []
+    for number in range(count):
+        camera = Cameras(path[number : number + 1], intrinsics)
+        images, _, _ = render_gaussians(frames[number % len(frames)], camera, *size, background)
+        pictures.append(images[0])
+    return to_uint8(torch.stack(pictures))
+
+
+def look_target(frames: list[Gaussians], cameras: Cameras) -> Float[Tensor, "3"]:
+    """The point on the mean viewing axis at the median depth of the Gaussians.
+
+    Unlike the crossing of the axes it does not run away when recovered cameras are nearly parallel.
+    """
+    position, forward = cameras.c2w[:, :3, 3].mean(0), cameras.c2w[:, :3, 2].mean(0)
+    forward = forward / forward.norm().clamp_min(1e-9)
+    means = torch.cat([frame.means for frame in frames])
+    depth = (means - position) @ forward
+    depth = depth[depth > 0]
+    return position + forward * (depth.median() if len(depth) else 1.0)

@@ -1,0 +1,84 @@
+"""Writes predicted grids: a contact sheet that plays, and the file that the reconstruction reads."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from scene4d.grid_format import write_grid
+from scene4d.types import SceneBatch
+from scene4d.visualization import grid_video, write_video
+
+log = logging.getLogger(__name__)
+
+
+class GridExport(L.Callback):
+    """Writes `grid.mp4` and `grid.safetensors` of every predicted grid to `<output>/<key>/`.
+
+    Args:
+        output: Folder.
+        subfolders: False writes straight into `output`, for runs that predict one scene.
+        enlarge: Every pixel of the video is repeated this many times.
+        limit: At most this many scenes.
+    """
+
+    def __init__(self, output: str, subfolders: bool = True, enlarge: int = 3, limit: int = 1000) -> None:
+        self.output, self.subfolders, self.enlarge, self.limit = output, subfolders, enlarge, limit
+        self.written: list[str] = []
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets earlier runs."""
+        self.written = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the scenes of one batch.
+
+        Raises:
+            ValueError: The prediction is no `SceneBatch`, or a second scene would overwrite the first.
+        """
+        if not isinstance(outputs, SceneBatch):
+            raise ValueError(f"GridExport needs grids, predict_step returned {type(outputs).__name__}")
+        for index in range(len(outputs.images)):
+            if len(self.written) < self.limit:
+                self.write(outputs, index)
+
+    def write(self, grid: SceneBatch, index: int) -> None:
+        """Writes one scene."""
+        key = grid.keys[index] if grid.keys else f"{len(self.written):04d}"
+        folder = scene_folder(self.output, key, self.subfolders, self.written)
+        write_grid(folder / "grid.safetensors", grid, index)
+        frames = grid_video(grid.images[index], grid.reference[index])
+        write_video(folder / "grid.mp4", frames, frame_rate(grid.frame_times[index].tolist()), self.enlarge)
+        self.written.append(key)
+        log.info("grid of %s -> %s", key, folder / "grid.mp4")
+
+
+def scene_folder(output: str, key: str, subfolders: bool, written: list[str]) -> Path:
+    """The folder of one scene.
+
+    Raises:
+        ValueError: Without subfolders, a second scene came.
+    """
+    if not subfolders and written:
+        raise ValueError(
+            f"{output} already holds {written[0]!r}; set subfolders: true for more than one scene"
+        )
+    return Path(output) / key if subfolders else Path(output)
+
+
+def frame_rate(frame_times: list[float], default: float = 12.0) -> float:
+    """Frames a second of evenly spaced scene times in seconds; `default` for a single or unknown time."""
+    if len(frame_times) < 2 or not frame_times[-1] > frame_times[0]:
+        return default
+    return (len(frame_times) - 1) / (frame_times[-1] - frame_times[0])

@@ -1,0 +1,82 @@
+"""Contact sheets in TensorBoard and as PNG: what the model sees, and what it makes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from scene4d.types import SceneBatch
+from scene4d.visualization import frame_references, grid_sheet, write_png
+
+log = logging.getLogger(__name__)
+
+
+class GridLogging(L.Callback):
+    """Shows one training sample a source at the start, and the module's pictures after every validation.
+
+    A LightningModule offers pictures as a plain attribute `pictures`, a dictionary of `c h w` images in
+    [0, 1] that stands after validation, for example sheets of reference | generated | truth | copy. Files go
+    to `<log folder>/pictures/step_00001000/<name>.png`.
+
+    Args:
+        training_batches: Sources are collected from at most this many first batches.
+        frames: At most this many timesteps of a training sample, evenly spaced.
+        enlarge: Every pixel of the PNG files is repeated this many times.
+    """
+
+    def __init__(self, training_batches: int = 20, frames: int = 9, enlarge: int = 2) -> None:
+        self.training_batches, self.frames, self.enlarge = training_batches, frames, enlarge
+        self._seen: set[str] = set()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets earlier runs."""
+        self._seen = set()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Shows each source once, as augmentation and selection left it; references in an orange frame."""
+        if (
+            batch_idx >= self.training_batches
+            or not trainer.is_global_zero
+            or not isinstance(batch, SceneBatch)
+        ):
+            return
+        for index, source in enumerate(batch.source):
+            if source not in self._seen:
+                self._seen.add(source)
+                show(trainer, f"train/{source}", self._training_sheet(batch, index), self.enlarge)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Shows `pl_module.pictures`."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        for name, picture in getattr(pl_module, "pictures", {}).items():
+            show(trainer, f"val/{name}", picture, self.enlarge)
+
+    on_test_end = on_validation_end
+
+    def _training_sheet(self, batch: SceneBatch, index: int) -> Float[Tensor, "c h w"]:
+        images, reference = batch.images[index].float(), batch.reference[index]
+        count = images.shape[1]
+        chosen = torch.linspace(0, count - 1, min(self.frames, count)).round().long().to(images.device)
+        return grid_sheet(frame_references(images, reference)[:, chosen])
+
+
+def show(trainer: L.Trainer, name: str, picture: Float[Tensor, "c h w"], enlarge: int = 1) -> None:
+    """Logs one picture to every TensorBoard logger and writes it as PNG under the log folder."""
+    picture = picture.detach().float().clamp(0, 1).cpu()
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, trainer.global_step)
+    folder = (
+        Path(trainer.log_dir or trainer.default_root_dir) / "pictures" / f"step_{trainer.global_step:08d}"
+    )
+    write_png(folder / f"{name.replace('/', '_')}.png", picture, enlarge)

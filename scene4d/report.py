@@ -1,0 +1,155 @@
+"""Joins the scores of several runs to one `metrics.json` and a readable table.
+
+    python -m scene4d.report --demo runs/diffusion.json runs/reconstruction.json \\
+        --shipped assets/small/metrics.json --started 1700000000 --made grid.mp4 --output metrics.json
+
+`metrics.json` is `{"demo": BLOCK, "shipped": BLOCK, "minutes": x}` with BLOCK `{"diffusion": {SOURCE: {"scenes":
+n, METHOD: {score: mean}}}, "reconstruction": {"scenes": n, METHOD: {score: mean}, error: mean}}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+PARTS = ("diffusion", "reconstruction")
+TRAINED = (
+    "sample", "one_step", "sample_static_reference", "sample_other_reference", "pose_free", "given_cameras",
+)  # fmt: skip
+UNITS = {
+    "psnr": "PSNR", "psnr_foreground": "PSNR fg", "ssim": "SSIM", "perceptual": "perceptual", "iou": "IoU",
+    "sharpness": "sharpness",
+}  # fmt: skip
+
+
+def read_block(paths: list[str]) -> dict[str, Any]:
+    """Joins what `MetricsExport` wrote for the parts of one run.
+
+    Raises:
+        ValueError: A file is missing, no JSON, or has neither part; names it.
+    """
+    block: dict[str, Any] = {}
+    for path in paths:
+        try:
+            content = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read scores from {path!r}: {error}") from error
+        if not isinstance(content, dict) or not content or not content.keys() <= set(PARTS):
+            found = sorted(content) if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"{path!r} holds {found}, expected {' or '.join(PARTS)}")
+        block |= content
+    return block
+
+
+def table(blocks: dict[str, dict[str, Any]]) -> str:
+    """The scores of all runs, a section a source; what no run trained is listed once.
+
+    Args:
+        blocks: By name of the run, for example demo and shipped.
+    """
+    lines: list[str] = []
+    for source in _union(block.get("diffusion", {}) for block in blocks.values()):
+        lines += _section(f"diffusion, {source}", {
+            run: block["diffusion"][source] for run, block in blocks.items() if source in block.get("diffusion", {})
+        })  # fmt: skip
+    found = {run: block["reconstruction"] for run, block in blocks.items() if "reconstruction" in block}
+    if found:
+        lines += _section("reconstruction, novel views", found)
+        for run, block in found.items():
+            errors = {k: v for k, v in block.items() if k != "scenes" and not isinstance(v, dict)}
+            lines.append(f"  {run}: " + ", ".join(f"{k} {_number(v)}" for k, v in errors.items()))
+    return "\n".join(lines)
+
+
+def _section(title: str, runs: dict[str, dict[str, Any]]) -> list[str]:
+    """Header, one row a trained method and run, one row a baseline."""
+    methods = _union({k: v for k, v in run.items() if isinstance(v, dict)} for run in runs.values())
+    scores = _union(run[method] for run in runs.values() for method in methods if method in run)
+    scenes = max(run.get("scenes", 0) for run in runs.values())
+    lines = [
+        "",
+        f"{title} ({scenes} held-out scenes)".ljust(46) + "".join(f"{UNITS.get(s, s):>12}" for s in scores),
+    ]
+    for method in methods:
+        having = [run for run, block in runs.items() if method in block]
+        for run in having if method in TRAINED else having[:1]:
+            name = f"{method} ({run})" if method in TRAINED else method
+            row = runs[run][method]
+            lines.append(f"  {name:44}" + "".join(f"{_number(row.get(s)):>12}" for s in scores))
+    return lines
+
+
+def _union(groups) -> list[str]:
+    """Keys of all dictionaries in order of appearance."""
+    return list(dict.fromkeys(key for group in groups for key in group))
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON in one step; NaN and infinity become null, tensors become numbers.
+
+    Raises:
+        ValueError: Something that is no number, text, list, dictionary, tensor or array.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def plain(value: Any) -> Any:
+    """Numbers, texts, lists and dictionaries that JSON knows."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise ValueError(f"cannot write {type(value).__name__} {value!r} as JSON")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", nargs="+", required=True, help="JSON files of the run that just ended")
+    parser.add_argument("--shipped", nargs="+", required=True, help="JSON files of the committed weights")
+    parser.add_argument("--started", type=float, required=True, help="when the run began, seconds since 1970")
+    parser.add_argument("--made", nargs="*", default=[], help="files and folders to list")
+    parser.add_argument("--output", required=True, help="metrics.json to write")
+    options = parser.parse_args(args)
+    blocks = {"demo": read_block(options.demo), "shipped": read_block(options.shipped)}
+    minutes = round((time.time() - options.started) / 60, 2)
+    write_json(options.output, {**blocks, "minutes": minutes})
+    log.info("%s", table(blocks))
+    log.info("\nmade in %.1f minutes:", minutes)
+    for path in [*options.made, options.output]:
+        log.info("  %s%s", path, "" if Path(path).exists() else "  (missing)")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

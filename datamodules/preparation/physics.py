@@ -1,7 +1,7 @@
 """Falling and thrown furniture, simulated with Bullet, seen by eight static cameras (as Kubric's scenes).
 
-    python -m datamodules.preparation.physics --root furniture --textures tilesets --output data/small \\
-        --scenes 500 --split train --seed 0
+    python -m datamodules.preparation.physics --root furniture --textures tilesets/*/textures \\
+        --output data/small --scenes 500 --split train
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Still rooms with furniture: closed floor, walls and ceiling, so that depth is known everywhere.
 
-    python -m datamodules.preparation.static --root furniture --textures tilesets --output data/small \\
-        --scenes 1000 --split train --seed 0
+    python -m datamodules.preparation.static --root furniture --textures tilesets/*/textures \\
+        --output data/small --scenes 1000 --split train
 """
 
 from __future__ import annotations

@@ -44,16 +44,19 @@ def texture_files(roots: list[Path], split: str) -> list[Path]:
     Raises:
         ValueError: No image found.
     """
-    files = [p for root in roots for p in sorted(root.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
-    files = [p for p in files if not p.stem.startswith("water") and _is_usable(p)]
-    if not files:
-        raise ValueError(f"no usable image below {[str(r) for r in roots]}")
-    by_name = {str(p): p for p in files}
-    groups = content_groups(
-        {n: {f"{p.parent}/{family(p.stem)}", content_hash(p)} for n, p in by_name.items()}
-    )
+    images = {
+        f"{root.parent.name}/{root.name}/{path.relative_to(root).as_posix()}": path
+        for root in roots
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.startswith("water")
+    }
+    by_name = {name: path for name, path in images.items() if _is_usable(path)}
+    if not by_name:
+        raise ValueError(f"no usable image below {[str(root) for root in roots]}")
+    traits = {n: {n.rpartition("/")[0] + "/" + family(p.stem), content_hash(p)} for n, p in by_name.items()}
+    groups = content_groups(traits)
     chosen = [by_name[name] for name in select_split(groups, split)]
-    logger.info("%d of %d textures belong to %s", len(chosen), len(files), split)
+    logger.info("%d of %d textures belong to %s", len(chosen), len(by_name), split)
     return chosen
 
 
@@ -76,7 +79,7 @@ def random_surface(files: list[Path], rng: np.random.Generator, size: int, tiles
 
 def noise_texture(rng: np.random.Generator, size: int) -> UInt8[ndarray, "size size 3"]:
     """Noise at four scales, slowly changing in tint; repeats seamlessly."""
-    scales = [(size / 14, 1.0), (size / 45, 0.9), (size / 120, 0.9), (size / 280, 0.6)]
+    scales = [(size / 14, 0.8), (size / 45, 0.9), (size / 120, 1.1), (size / 280, 1.2)]
     light = np.sum([weight * _smooth_noise(rng, size, scale, 1) for scale, weight in scales], 0)
     tint = _smooth_noise(rng, size, size / 12, 3) @ np.diag(rng.uniform(0.1, 0.8, 3).astype(np.float32))
     mixed = light / light.std() + tint

@@ -3,12 +3,13 @@
 const element = (id) => document.getElementById(id);
 const LOW_PASS = 0.3; // pixels^2 of the input images, as in the rasterizers
 
+/** WebGL2 on a GPU; in software where it is missing or itself emulated, which is slower than our own code. */
 function createRenderer() {
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("renderer"); // #renderer=software for tests
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("renderer"); // #renderer=webgl or software
   if (wanted !== "software") {
     try {
       const renderer = createWebglRenderer(element("canvas"));
-      if (renderer) return renderer;
+      if (renderer && (!renderer.slow || wanted === "webgl")) return renderer;
     } catch (error) {
       console.warn(`WebGL2 failed, drawing in software: ${error}`);
     }
@@ -26,10 +27,11 @@ const state = { time: 0, playing: false, lowPass: true, dirty: true, moved: 0, c
 function resize(moving) {
   const ratio = window.devicePixelRatio || 1;
   const [imageHeight, imageWidth] = meta.imageSize;
-  const scale = Math.min(innerWidth / imageWidth, innerHeight / imageHeight);
+  const scale = Math.min(canvas.clientWidth / imageWidth, canvas.clientHeight / imageHeight);
   const sharpness = Math.max(256 / imageHeight, 1) * (renderer.slow ? (moving ? 0.5 : 1) : 2);
   const factor = Math.min(ratio, sharpness / scale);
-  const width = Math.max(1, Math.round(innerWidth * factor)), height = Math.max(1, Math.round(innerHeight * factor));
+  const width = Math.max(1, Math.round(canvas.clientWidth * factor));
+  const height = Math.max(1, Math.round(canvas.clientHeight * factor));
   if (canvas.width !== width || canvas.height !== height) {
     canvas.width = width;
     canvas.height = height;
@@ -101,7 +103,7 @@ function tick(now) {
 function bindPointers() {
   const pointers = new Map();
   const spread = () => { const [a, b] = [...pointers.values()]; return Math.hypot(a.x - b.x, a.y - b.y); };
-  const perPixel = () => camera.distance() / camera.lens(innerWidth, innerHeight).fy;
+  const perPixel = () => camera.distance() / camera.lens(canvas.clientWidth, canvas.clientHeight).fy;
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });

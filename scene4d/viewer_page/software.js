@@ -29,25 +29,34 @@ function projectSplat(frame, i, view, lens, eps, width, height, out) {
   return true;
 }
 
-/** Composites one splat into light (r, g, b, remaining transmittance a pixel). */
+/**
+ * Composites one splat into light (r, g, b, remaining transmittance a pixel).
+ * Along a row a Gaussian is a product of steps whose ratio is constant: two exponentials a row.
+ */
 function addSplat(splat, opacity, red, green, blue, light, width, height) {
-  const [px, py, a, b, c, radius, level] = splat;
-  const lastRow = Math.min(height - 1, Math.floor(py + radius));
+  const px = splat[0], py = splat[1], a = splat[2], b = splat[3], c = splat[4], radius = splat[5], level = splat[6];
+  const lastRow = Math.min(height - 1, Math.floor(py + radius)), ratio = Math.exp(-a);
   for (let y = Math.max(0, Math.floor(py - radius)); y <= lastRow; y++) {
     const dy = py - (y + 0.5), discriminant = b * b * dy * dy - a * (c * dy * dy - level);
     if (discriminant < 0) continue;
     const root = Math.sqrt(discriminant);
     const first = Math.max(0, Math.ceil(px - (root - b * dy) / a - 0.5));
     const last = Math.min(width - 1, Math.floor(px + (root + b * dy) / a - 0.5));
-    for (let x = first, at = 4 * (y * width + first); x <= last; x++, at += 4) {
+    const dx = px - (first + 0.5);
+    let value = opacity * Math.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy);
+    let step = Math.exp(a * dx - 0.5 * a + b * dy);
+    const end = 4 * (y * width + last);
+    for (let at = 4 * (y * width + first); at <= end; at += 4) {
       const remaining = light[at + 3];
-      if (remaining < 1e-4) continue;
-      const dx = px - (x + 0.5), sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy;
-      const alpha = Math.min(0.999, opacity * Math.exp(-sigma)), weight = alpha * remaining;
-      light[at] += weight * red;
-      light[at + 1] += weight * green;
-      light[at + 2] += weight * blue;
-      light[at + 3] = remaining - weight;
+      if (remaining > 1e-4) {
+        const weight = (value < 0.999 ? value : 0.999) * remaining;
+        light[at] += weight * red;
+        light[at + 1] += weight * green;
+        light[at + 2] += weight * blue;
+        light[at + 3] = remaining - weight;
+      }
+      value *= step;
+      step *= ratio;
     }
   }
 }

@@ -112,8 +112,7 @@ def render(
     if supersample < 1:
         raise ValueError(f"supersample must be at least 1, got {supersample}")
     shape = (height * supersample, width * supersample)
-    colors = np.empty((*shape, 3), np.float32)
-    colors[:] = np.asarray(background, np.float32) / 255
+    colors = _canvas(*shape, np.asarray(background, np.float32) / 255)
     inverse_depth = np.zeros(shape, np.float32)
     c2w = np.asarray(c2w, np.float64)
     k = np.asarray(intrinsics, np.float64) * supersample
@@ -137,7 +136,18 @@ def _prepare(mesh: Mesh, c2w: ndarray) -> tuple:
     return attributes, faces, texture, np.asarray(mesh.color, np.float32)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _canvas(height, width, color):
+    """A `height width 3` image of one colour; NumPy's broadcast assignment is many times slower."""
+    image = np.empty((height, width, 3), np.float32)
+    for y in range(height):
+        for x in range(width):
+            for k in range(3):
+                image[y, x, k] = color[k]
+    return image
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _draw(attributes, faces, texture, color, lens, near, colors, inverse_depth):
     """Clips every triangle at the near plane and draws the fan of what remains."""
     polygon = np.empty((4, 6))
@@ -149,7 +159,7 @@ def _draw(attributes, faces, texture, color, lens, near, colors, inverse_depth):
             )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _clip_near(attributes, face, near, polygon):
     """Sutherland-Hodgman against z = near; writes the corners to `polygon`, returns their number."""
     count = 0
@@ -168,7 +178,7 @@ def _clip_near(attributes, face, near, polygon):
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _pixel_range(low, high, size):
     """Indices first..last of the samples whose centres may lie in [low, high], clamped to the image."""
     first = 0 if low <= 0.5 else (size if low >= size else int(np.ceil(low - 0.5)))
@@ -176,7 +186,7 @@ def _pixel_range(low, high, size):
     return first, last
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _draw_triangle(a, b, c, texture, color, lens, colors, inverse_depth):
     """Edge functions in double precision; 1/z, u/z, v/z and shade/z are linear on the screen."""
     fx, fy, cx, cy = lens
@@ -186,14 +196,16 @@ def _draw_triangle(a, b, c, texture, color, lens, colors, inverse_depth):
     area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
     if abs(area) < 1e-12:
         return
+    step_bx, step_by = (yc - ya) / area, (xa - xc) / area
+    step_cx, step_cy = (ya - yb) / area, (xb - xa) / area
     first_x, last_x = _pixel_range(min(xa, xb, xc), max(xa, xb, xc), colors.shape[1])
     first_y, last_y = _pixel_range(min(ya, yb, yc), max(ya, yb, yc), colors.shape[0])
     for y in range(first_y, last_y + 1):
         dy = y + 0.5 - ya
         for x in range(first_x, last_x + 1):
             dx = x + 0.5 - xa
-            weight_b = (dx * (yc - ya) - (xc - xa) * dy) / area
-            weight_c = ((xb - xa) * dy - dx * (yb - ya)) / area
+            weight_b = dx * step_bx + dy * step_by
+            weight_c = dx * step_cx + dy * step_cy
             weight_a = 1 - weight_b - weight_c
             if weight_a < -1e-9 or weight_b < -1e-9 or weight_c < -1e-9:
                 continue
@@ -210,7 +222,7 @@ def _draw_triangle(a, b, c, texture, color, lens, colors, inverse_depth):
             _shade_sample(texture, u, v, shade, color, colors[y, x])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _shade_sample(texture, u, v, shade, color, out):
     """Bilinear texture lookup with repetition, times colour and light, cut at 1."""
     rows, columns = texture.shape[0], texture.shape[1]
@@ -218,8 +230,8 @@ def _shade_sample(texture, u, v, shade, color, out):
     row = (1 - (v - np.floor(v))) * rows - 0.5
     left, top = int(np.floor(column)), int(np.floor(row))
     right_weight, bottom_weight = column - left, row - top
-    x0, x1 = left % columns, (left + 1) % columns
-    y0, y1 = top % rows, (top + 1) % rows
+    x0, x1 = left if left >= 0 else columns - 1, left + 1 if left + 1 < columns else 0
+    y0, y1 = top if top >= 0 else rows - 1, top + 1 if top + 1 < rows else 0
     for k in range(3):
         upper = texture[y0, x0, k] * (1 - right_weight) + texture[y0, x1, k] * right_weight
         lower = texture[y1, x0, k] * (1 - right_weight) + texture[y1, x1, k] * right_weight
@@ -227,7 +239,7 @@ def _shade_sample(texture, u, v, shade, color, out):
         out[k] = min(1.0, value * color[k] * shade)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _average_colors(colors, supersample):
     """Box filter; float `sh sw 3` in [0, 1] -> uint8 `h w 3`."""
     height, width = colors.shape[0] // supersample, colors.shape[1] // supersample
@@ -244,7 +256,7 @@ def _average_colors(colors, supersample):
     return image
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _centre_depth(inverse_depth, supersample):
     """1/z is linear on a plane: the mean of the samples around the centre is exact unless they span a gap."""
     height, width = inverse_depth.shape[0] // supersample, inverse_depth.shape[1] // supersample

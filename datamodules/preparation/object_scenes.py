@@ -27,6 +27,7 @@ VIEWS = 8
 FRAMES = 29
 FPS = 12.0
 SIZE = 64
+SUPERSAMPLE = 3
 DEPTH_FRAMES = list(range(0, FRAMES, 4))
 DEPTH_LEVELS = 1285  # a divisor of 65535, for smaller files; about 0.003 units a level
 TEXTURE_SIZE = 128
@@ -75,10 +76,10 @@ def render_clip(clip: Clip, rng: np.random.Generator, key: str) -> SceneSample |
     c2w = _random_arc(rng)
     frames = _frames(clip, key_frame_times(clip.key_frames, clip.loops, rng))
     _fit(frames, c2w, half_fov, fill=rng.uniform(0.85, 0.96))
-    views = []
+    views: list[list[tuple[ndarray, ndarray]]] = []
     for pose in c2w:
-        views.append([render(meshes, pose, intrinsics, SIZE, SIZE) for meshes in frames])
-        if image_change(np.stack([image for image, _ in views[0]])) < MIN_CHANGE:
+        views.append([render(meshes, pose, intrinsics, SIZE, SIZE, SUPERSAMPLE) for meshes in frames])
+        if len(views) == 1 and image_change(np.stack([image for image, _ in views[0]])) < MIN_CHANGE:
             return None
     depths = np.stack([[view[k][1] for k in DEPTH_FRAMES] for view in views])
     level = depths.max() / DEPTH_LEVELS
@@ -200,6 +201,6 @@ def _texture(path: Path) -> UInt8[ndarray, "h w 3"]:
     image = Image.open(path).convert("RGB")
     longest = max(image.size)
     if longest > TEXTURE_SIZE:
-        size = tuple(max(1, round(side * TEXTURE_SIZE / longest)) for side in image.size)
-        image = image.resize(size, Image.Resampling.BOX)
+        width, height = (max(1, round(side * TEXTURE_SIZE / longest)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BOX)
     return np.array(image)

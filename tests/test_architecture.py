@@ -1,0 +1,160 @@
+"""The house rules that a machine can check: who imports whom, and what no file may hold."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("scene4d", "datamodules", "lightning_modules", "callbacks")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
+
+# what each part of scene4d may import of scene4d, itself aside
+WITHIN_SCENE4D = {
+    "types": set(),
+    "kernels": set(),
+    "geometry": {"types"},
+    "sample_format": {"types"},
+    "diffusion": {"types"},
+    "losses": {"types"},
+    "baselines": {"types"},
+    "metrics": {"types"},
+    "gaussians": {"types", "geometry"},
+    "visualization": {"types", "geometry"},
+    "rendering": {"types", "geometry", "gaussians"},
+    "networks": {"types", "geometry", "kernels", "gaussians"},
+    "viewer": {"gaussians", "rendering"},
+}
+# what each package may import of the project
+BETWEEN_PACKAGES = {
+    "scene4d": {"scene4d"},
+    "datamodules": {"datamodules", "scene4d"},
+    "lightning_modules": {"lightning_modules", "scene4d"},
+    "callbacks": {"callbacks", "scene4d"},
+    "main": {"lightning_modules", "datamodules", "callbacks"},
+}
+FOR_DATAMODULES = {"types", "geometry", "sample_format"}
+LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics.lightning"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imported_modules(path: Path) -> list[str]:
+    """Absolute dotted names of everything a file imports, imports inside functions too."""
+    names = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(path.relative_to(ROOT).parts[: -node.level]) if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+
+
+def part_of(module: str) -> str:
+    """`scene4d.networks.wan.X` -> networks."""
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_packages_import_one_way(path):
+    package = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    ours = {module.split(".")[0] for module in imported_modules(path)} & {*PACKAGES, "main"}
+    assert ours <= BETWEEN_PACKAGES[package]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "scene4d")], ids=name_of)
+def test_scene4d_imports_one_way(path):
+    part = path.relative_to(ROOT / "scene4d").parts[0].removesuffix(".py")
+    used = {part_of(module) for module in imported_modules(path) if module.startswith("scene4d.")}
+    if part != "__init__":
+        assert part in WITHIN_SCENE4D, f"{part} has no place in the import order yet"
+        assert used - {part} <= WITHIN_SCENE4D[part]
+    else:
+        assert used <= WITHIN_SCENE4D.keys()
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "datamodules")], ids=name_of)
+def test_data_knows_no_network(path):
+    used = {part_of(module) for module in imported_modules(path) if module.startswith("scene4d.")}
+    assert used <= FOR_DATAMODULES
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_lightning_and_webdataset_stay_at_their_places(path):
+    top = {module.split(".")[0] for module in imported_modules(path)}
+    if path.is_relative_to(ROOT / "scene4d"):
+        assert not top & LIGHTNING
+    if not path.is_relative_to(ROOT / "datamodules"):
+        assert not top & {"webdataset", "wids"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_is_unpickled(path):
+    top = {module.split(".")[0] for module in imported_modules(path)}
+    assert not top & {"cPickle", "dill", "cloudpickle", "shelve", "joblib", "marshal"}
+    if "pickle" in top:  # only to derive an unpickler that refuses all names but a few
+        assert "find_class" in {
+            node.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef)
+        }
+        assert not [x for x in calls(path) if ast.unparse(x.func).startswith("pickle.")]
+    for call in calls(path):
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if ast.unparse(call.func) == "torch.load":
+            assert options.get("weights_only") == "True", f"line {call.lineno}"
+        if ast.unparse(call.func) in ("np.load", "numpy.load"):
+            assert options.get("allow_pickle", "False") == "False", f"line {call.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_print_and_no_search_path(path):
+    assert not [f"line {x.lineno}" for x in calls(path) if ast.unparse(x.func) == "print"]
+    assert not {"sys.path", "site.addsitedir"} & set(imported_modules(path))
+    for node in ast.walk(tree_of(path)):
+        assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"), (
+            f"line {node.lineno}"
+        )
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_have_names_that_say_something(path):
+    vague = {"utils", "util", "misc", "common", "helpers", "helper", "tools"}
+    assert not vague & {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "from . import a\nfrom ..gaussians.ply import write",
+            ["scene4d.networks.a", "scene4d.gaussians.ply.write"],
+        ),
+        ("def f():\n    import lightning.pytorch as pl", ["lightning.pytorch"]),
+        ("from scene4d import kernels", ["scene4d.kernels"]),
+    ],
+)
+def test_imports_are_found_however_written(text, expected, monkeypatch, tmp_path):
+    """So that the checks above cannot be passed by writing an import another way."""
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    path = tmp_path / "scene4d" / "networks" / "wan.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert imported_modules(path) == expected
+
+
+def test_test_files_have_unique_names():
+    """pytest without __init__.py files tells them apart by name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)) > 1

@@ -24,7 +24,9 @@ WITHIN_SCENE4D = {
     "visualization": {"types", "geometry"},
     "rendering": {"types", "geometry", "gaussians"},
     "networks": {"types", "geometry", "kernels", "gaussians"},
-    "viewer": {"gaussians", "rendering"},
+    "viewer": {"types", "gaussians", "rendering"},
+    "grid_format": {"types"},
+    "report": set(),
 }
 # what each package may import of the project
 BETWEEN_PACKAGES = {

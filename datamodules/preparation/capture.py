@@ -135,7 +135,7 @@ def resample(
 
     Points outside the original repeat its edge.
     """
-    samples = int(np.ceil(camera.intrinsics[0, 0] / pinhole[0, 0]))  # a side, so that no pixel is skipped
+    samples = int(np.ceil(camera.intrinsics[0, 0] / pinhole[0, 0] / 2))  # a side; bilinear reads 2 pixels
     steps = (np.arange(size * samples) + 0.5) / samples
     pixels = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     rays = (pixels - pinhole[:2, 2]) / pinhole[[0, 1], [0, 1]]

@@ -69,10 +69,9 @@ def test_squares_lie_inside_and_never_ask_for_more_than_there_is():
 
 
 def test_command_writes_readable_clips_of_one_shot_each(two_shots, tmp_path):
-    homography.main(
-        ["--videos", str(tmp_path / "*.mp4"), "--output", str(tmp_path / "out"), "--split", "train"]
-        + ["--clips", "6", "--frames", "9", "--size", str(SIZE), "--per-shard", "4", "--license", "CC0-1.0, me"]
-    )  # fmt: skip
+    options = ["--videos", str(tmp_path / "*.mp4"), "--output", str(tmp_path / "out"), "--split", "train"]
+    options += ["--clips", "6", "--frames", "9", "--size", str(SIZE), "--per-shard", "4"]
+    homography.main([*options, "--license", "CC0-1.0, me"])
     shards = sorted((tmp_path / "out").iterdir())
     assert [x.name for x in shards] == ["homography-train-000000.tar", "homography-train-000001.tar"]
     samples = [sample for shard in shards for sample in read_shard(shard)]

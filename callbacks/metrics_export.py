@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 from scene4d.report import write_json
 
@@ -25,8 +26,10 @@ class MetricsExport(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes, on rank 0, unless there are no results."""
         results = getattr(pl_module, "results", None)
-        wanted = trainer.validating or trainer.testing or (self.during_fit and not trainer.sanity_checking)
-        if wanted and results and trainer.is_global_zero:
+        fitting = trainer.state.fn == TrainerFn.FITTING  # trainer.validating is true within training, too
+        if fitting and (trainer.sanity_checking or not self.during_fit):
+            return
+        if results and trainer.is_global_zero:
             write_json(self.path, results)
             log.info("metrics -> %s", self.path)
 

@@ -3,8 +3,8 @@
     python -m scene4d.report --demo runs/diffusion.json runs/reconstruction.json \\
         --shipped assets/small/metrics.json --started 1700000000 --made grid.mp4 --output metrics.json
 
-`metrics.json` is `{"demo": BLOCK, "shipped": BLOCK, "minutes": x}` with BLOCK `{"diffusion": {SOURCE: {"scenes":
-n, METHOD: {score: mean}}}, "reconstruction": {"scenes": n, METHOD: {score: mean}, error: mean}}`.
+`metrics.json` is `{"demo": BLOCK, "shipped": BLOCK, "minutes": x}` with BLOCK `{"diffusion": {SOURCE:
+{"scenes": n, METHOD: {score: mean}}}, "reconstruction": {"scenes": n, METHOD: {score: mean}, error: mean}}`.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def table(blocks: dict[str, dict[str, Any]]) -> str:
         blocks: By name of the run, for example demo and shipped.
     """
     lines: list[str] = []
-    for source in _union(block.get("diffusion", {}) for block in blocks.values()):
-        lines += _section(f"diffusion, {source}", {
-            run: block["diffusion"][source] for run, block in blocks.items() if source in block.get("diffusion", {})
-        })  # fmt: skip
+    grids = {run: block["diffusion"] for run, block in blocks.items() if "diffusion" in block}
+    for source in _union(grids.values()):
+        runs = {run: sources[source] for run, sources in grids.items() if source in sources}
+        lines += _section(f"diffusion, {source}", runs)
     found = {run: block["reconstruction"] for run, block in blocks.items() if "reconstruction" in block}
     if found:
         lines += _section("reconstruction, novel views", found)

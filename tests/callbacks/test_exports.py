@@ -1,0 +1,227 @@
+"""Grid, Gaussian and metrics exports, pictures and throughput, through a Trainer."""
+
+import json
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import av
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from callbacks import GaussianExport, GridExport, GridLogging, MetricsExport, Throughput
+from callbacks.gaussian_export import look_target, orbit_video
+from callbacks.grid_export import frame_rate
+from scene4d.gaussians.ply import read_ply
+from scene4d.geometry.trajectories import arc
+from scene4d.grid_format import read_grid
+from scene4d.types import Cameras, Gaussians, SceneBatch
+
+B, V, T, SIZE = 2, 3, 4, 16
+
+
+def scene_batch(first: int = 0) -> SceneBatch:
+    generator = torch.Generator().manual_seed(first)
+    reference = torch.zeros(B, V, T, dtype=torch.bool)
+    reference[:, 0] = True
+    return SceneBatch(
+        images=torch.rand(B, V, T, 3, SIZE, SIZE, generator=generator),
+        cameras=None,
+        frame_times=torch.arange(T).float().expand(B, T) / 12,
+        reference=reference,
+        source=["objects", "static"],
+        keys=[f"scene_{first + k}" for k in range(B)],
+    )
+
+
+def ring_cameras() -> Cameras:
+    intrinsics = torch.tensor([[20.0, 0, SIZE / 2], [0, 20.0, SIZE / 2], [0, 0, 1]])
+    return Cameras(arc(V, 0, 40, 10, 0, 3.0), intrinsics.expand(V, 3, 3))
+
+
+def ball(t: int, radius: float = 0.2, count: int = 200) -> Gaussians:
+    """A red ball at the origin, the same at every timestep."""
+    means = radius * torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+    return Gaussians(
+        means=means.expand(t, count, 3),
+        quats=torch.tensor([1.0, 0, 0, 0]).expand(t, count, 4),
+        scales=torch.full((t, count, 3), 0.05),
+        opacities=torch.full((t, count), 0.9),
+        colors=torch.tensor([1.0, 0, 0]).expand(t, count, 3),
+    )
+
+
+@dataclass
+class Scene:
+    cameras: Cameras
+    gaussians: Gaussians
+    frame_times: torch.Tensor
+    keys: list[str]
+
+
+class Fake(L.LightningModule):
+    """Returns what a test gives it."""
+
+    def __init__(self, predict=None) -> None:
+        super().__init__()
+        self.network, self.predict = nn.Linear(1, 1), predict
+        self.results: dict = {}
+        self.pictures: dict = {}
+
+    def training_step(self, batch, index):
+        return self.network(batch.images.mean().view(1, 1)).sum()
+
+    def validation_step(self, batch, index):
+        pass
+
+    def on_validation_epoch_end(self):
+        self.results = {"diffusion": {"objects": {"scenes": 2, "sample": {"psnr": float("nan"), "iou": 0.5}}}}
+        self.pictures = {"grid_objects": torch.full((3, 6, 10), 0.5)}
+
+    def predict_step(self, batch, index):
+        return self.predict(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def batches(n: int) -> DataLoader:
+    return DataLoader([scene_batch(k * B) for k in range(n)], batch_size=None)
+
+
+def trainer(folder, *callbacks, logger=False, **options) -> L.Trainer:
+    return L.Trainer(
+        default_root_dir=folder, callbacks=list(callbacks), accelerator="cpu", logger=logger, max_epochs=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, **options,
+    )  # fmt: skip
+
+
+def read_video(path) -> tuple[np.ndarray, float]:
+    with av.open(str(path)) as container:
+        rate = float(container.streams.video[0].average_rate)
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]), rate
+
+
+def test_grids_are_written_and_read_back(tmp_path):
+    trainer(tmp_path, GridExport(str(tmp_path / "out"), enlarge=2)).predict(Fake(lambda b: b), batches(2))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"scene_{k}" for k in range(4)]
+    grid = read_grid(tmp_path / "out" / "scene_3" / "grid.safetensors")
+    assert (grid.images[0] - scene_batch(2).images[1]).abs().max() <= 0.5 / 255 + 1e-6
+    frames, rate = read_video(tmp_path / "out" / "scene_3" / "grid.mp4")
+    assert frames.shape == (T, 2 * SIZE, 2 * (V * SIZE + 2 * 2), 3) and rate == pytest.approx(12, abs=0.01)
+
+
+def test_one_scene_goes_straight_into_the_folder(tmp_path):
+    export = GridExport(str(tmp_path / "out"), subfolders=False, limit=1)
+    for _ in range(2):  # repeatable
+        trainer(tmp_path, export).predict(Fake(lambda b: b), batches(1))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["grid.mp4", "grid.safetensors"]
+    with pytest.raises(ValueError, match="already holds 'scene_0'"):
+        trainer(tmp_path, GridExport(str(tmp_path / "out"), subfolders=False)).predict(
+            Fake(lambda b: b), batches(1)
+        )
+
+
+def test_predictions_of_another_kind_are_refused(tmp_path):
+    for callback in (GridExport(str(tmp_path)), GaussianExport(str(tmp_path))):
+        with pytest.raises(ValueError, match="predict_step returned Tensor"):
+            trainer(tmp_path, callback).predict(Fake(lambda b: b.images), batches(1))
+
+
+def test_frame_rate():
+    assert frame_rate([0.0, 0.25, 0.5]) == pytest.approx(4)
+    assert frame_rate([0.0]) == frame_rate([]) == frame_rate([0.0, 0.0]) == 12
+
+
+def test_gaussians_are_written(tmp_path):
+    def predict(batch: SceneBatch) -> Scene:
+        cameras, scene = ring_cameras(), ball(T)
+        double = lambda x: torch.stack([x, x])  # noqa: E731
+        return Scene(cameras.apply(double), scene.apply(double), batch.frame_times, batch.keys)
+
+    old = tmp_path / "out" / "scene_1" / "frames" / "frame_0099.ply"
+    old.parent.mkdir(parents=True)
+    old.write_text("of an earlier run")
+    trainer(tmp_path, GaussianExport(str(tmp_path / "out"), orbit_rounds=2, enlarge=2)).predict(
+        Fake(predict), batches(1)
+    )
+    folder = tmp_path / "out" / "scene_1"
+    names = sorted(p.name for p in (folder / "frames").iterdir())
+    assert names == [f"frame_{k:04d}.ply" for k in range(1, T + 1)]
+    torch.testing.assert_close(read_ply(folder / "frames" / names[0]).means, ball(1).means[0])
+    cameras = json.loads((folder / "cameras.json").read_text())
+    assert cameras["fps"] == pytest.approx(12) and cameras["height"] == SIZE and len(cameras["cameras"]) == V
+    torch.testing.assert_close(torch.tensor(cameras["cameras"][2]["c2w"]), ring_cameras().c2w[2])
+    frames, _ = read_video(folder / "orbit.mp4")
+    assert frames.shape == (2 * T, 2 * SIZE, 2 * SIZE, 3)
+    assert "scene" in (folder / "viewer.html").read_text().lower()
+
+
+def test_orbit_shows_the_scene_in_every_picture():
+    video = orbit_video([ball(1)[0]] * T, ring_cameras(), (SIZE, SIZE), rounds=3).astype(int)
+    assert video.shape == (3 * T, SIZE, SIZE, 3)
+    centre = video[:, SIZE // 2, SIZE // 2]
+    assert (centre[:, 0] > 200).all() and (centre[:, 1] < 100).all() and (video[:, 0, 0] > 250).all()
+    assert np.abs(np.diff(video, axis=0)).mean((1, 2, 3)).min() > 0  # the camera moves
+
+
+def test_parallel_cameras_look_at_the_gaussians():
+    cameras = Cameras(torch.eye(4).expand(V, 4, 4), ring_cameras().intrinsics)
+    scene = ball(1)[0]
+    scene.means = scene.means + torch.tensor([0.0, 0.0, 4.0])
+    assert look_target([scene], cameras)[2] == pytest.approx(4, abs=0.1)
+    assert orbit_video([scene], cameras, (SIZE, SIZE)).shape[0] == 48
+
+
+def test_metrics_are_written_after_validation_only(tmp_path):
+    path = tmp_path / "new" / "metrics.json"
+    trainer(tmp_path, MetricsExport(str(path)), limit_val_batches=1).fit(Fake(), batches(1), batches(1))
+    assert not path.exists()
+    trainer(tmp_path, MetricsExport(str(path))).validate(Fake(), batches(1), verbose=False)
+    expected = {"diffusion": {"objects": {"scenes": 2, "sample": {"psnr": None, "iou": 0.5}}}}
+    assert json.loads(path.read_text()) == expected
+    path.unlink()
+    during = MetricsExport(str(path), during_fit=True)
+    trainer(tmp_path, during, limit_val_batches=1).fit(Fake(), batches(1), batches(1))
+    assert json.loads(path.read_text()) == expected
+
+
+def test_pictures_reach_tensorboard_and_files(tmp_path):
+    logger = L.pytorch.loggers.TensorBoardLogger(tmp_path, name=None, version="run")
+    fit = trainer(tmp_path, GridLogging(frames=2, enlarge=2), logger=logger, num_sanity_val_steps=1)
+    fit.fit(Fake(), batches(2), batches(1))
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"train/objects", "train/static", "val/grid_objects"}
+    folder = tmp_path / "run" / "pictures"
+    assert sorted(p.name for p in (folder / "step_00000000").iterdir()) == [
+        "train_objects.png",
+        "train_static.png",
+    ]
+    sheet = np.asarray(Image.open(folder / "step_00000000" / "train_objects.png"))
+    assert sheet.shape == (2 * (V * SIZE + V - 1), 2 * (2 * SIZE + 1), 3)
+    assert Image.open(folder / "step_00000002" / "val_grid_objects.png").size == (20, 12)
+
+
+def test_throughput_is_logged_sparsely(tmp_path):
+    logged = []
+    logger = L.pytorch.loggers.CSVLogger(tmp_path)
+    logger.log_metrics = lambda metrics, step=None: logged.append(metrics)
+    trainer(tmp_path, Throughput(every=3), logger=logger, log_every_n_steps=100).fit(Fake(), batches(7))
+    rates = [m for m in logged if "train/samples_per_second" in m]
+    assert len(rates) == 2
+    assert rates[0]["train/frames_per_second"] == pytest.approx(V * T * rates[0]["train/samples_per_second"])
+    with pytest.raises(ValueError, match="got 0"):
+        Throughput(0)
+
+
+def test_grid_logging_needs_no_pictures(tmp_path):
+    GridLogging().on_validation_end(
+        SimpleNamespace(sanity_checking=False, is_global_zero=True), SimpleNamespace()
+    )

@@ -36,7 +36,7 @@ BETWEEN_PACKAGES = {
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks"},
 }
-FOR_DATAMODULES = {"types", "geometry", "sample_format"}
+FOR_DATAMODULES = {"types", "geometry", "sample_format", "grid_format"}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics.lightning"}
 
 

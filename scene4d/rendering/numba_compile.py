@@ -24,8 +24,13 @@ def compile_kernel(function: Callable) -> Callable:
         return numba.njit(parallel=True, cache=False, error_model="numpy")(function)
 
 
+def _available_threads() -> int:
+    """Size of numba's thread pool, fixed when numba is imported."""
+    return int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009 - set at run time
+
+
 def use_torch_threads() -> int:
     """Lets the kernels run on as many threads as torch does, and returns that number."""
-    threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = max(1, min(torch.get_num_threads(), _available_threads()))
     numba.set_num_threads(threads)
     return threads

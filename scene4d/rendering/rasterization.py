@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,19 @@ from scene4d.rendering.constants import DEPTH_ALPHA_MIN
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
+
+
+class _Inputs(NamedTuple):
+    """The tensor arguments of `rasterize`."""
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    colors: Tensor
+    viewmats: Tensor
+    Ks: Tensor
+    backgrounds: Tensor | None
 
 
 def rasterize(
@@ -63,17 +76,17 @@ def rasterize(
     Raises:
         ValueError: Shapes that do not fit, unknown `render_mode`, an empty image, or NaN or infinite values.
     """
-    tensors = _common_dtype(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
-    _check_shapes(*tensors, width, height, render_mode)
+    inputs = _common_dtype(_Inputs(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds))
+    _check_shapes(inputs, width, height, render_mode)
     limits = (near_plane, far_plane, radius_clip, eps2d)
     with torch.autocast(means.device.type, enabled=False):
         if means.is_cuda:
             from scene4d.rendering.gsplat_rasterizer import rasterize_gsplat
 
-            return rasterize_gsplat(*tensors[:7], width, height, *limits, tensors[7], render_mode)
-        _check_finite(*tensors)
+            return rasterize_gsplat(*inputs[:7], width, height, *limits, inputs.backgrounds, render_mode)
+        _check_finite(inputs)
         return _assemble(
-            numba_projection.project, numba_rasterizer.composite, tensors, width, height, limits, render_mode
+            numba_projection.project, numba_rasterizer.composite, inputs, width, height, limits, render_mode
         )
 
 
@@ -95,24 +108,24 @@ def rasterize_reference(
     render_mode: RenderMode = "RGB",
 ) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Any]]:
     """`rasterize` in plain torch: dense, slow, differentiable by autograd. For tests."""
-    tensors = (means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
+    inputs = _Inputs(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
     limits = (near_plane, far_plane, radius_clip, eps2d)
     return _assemble(
-        torch_reference.project, torch_reference.composite, tensors, width, height, limits, render_mode
+        torch_reference.project, torch_reference.composite, inputs, width, height, limits, render_mode
     )
 
 
 def _assemble(
     project: Callable,
     composite: Callable,
-    tensors: tuple[Tensor | None, ...],
+    inputs: _Inputs,
     width: int,
     height: int,
     limits: tuple[float, float, float, float],
     render_mode: RenderMode,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Projects, composites, adds backgrounds and divides expected depth."""
-    means, quats, scales, opacities, colors, viewmats, Ks, backgrounds = tensors
+    means, quats, scales, opacities, colors, viewmats, Ks, backgrounds = inputs
     means2d, conics, depths, radii = project(
         means, quats, scales, opacities, viewmats, Ks, width, height, *limits
     )
@@ -144,48 +157,45 @@ def _features(
     return torch.cat([colors, depths[..., None]], dim=-1)
 
 
-def _common_dtype(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def _common_dtype(inputs: _Inputs) -> _Inputs:
     """All tensors in the widest of their dtypes, at least float32."""
     dtype = torch.float32
-    for tensor in tensors:
+    for tensor in inputs:
         if tensor is not None:
             dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(None if x is None else x.to(dtype) for x in tensors)
+    return _Inputs._make(None if x is None else x.to(dtype) for x in inputs)
 
 
-def _check_shapes(
-    means, quats, scales, opacities, colors, viewmats, Ks, backgrounds, width, height, render_mode
-) -> None:
-    gaussians, cameras = means.shape[0], viewmats.shape[0]
+def _check_shapes(inputs: _Inputs, width: int, height: int, render_mode: str) -> None:
+    gaussians, cameras = inputs.means.shape[0], inputs.viewmats.shape[0]
     expected = {
-        "means": (means, (gaussians, 3)),
-        "quats": (quats, (gaussians, 4)),
-        "scales": (scales, (gaussians, 3)),
-        "opacities": (opacities, (gaussians,)),
-        "viewmats": (viewmats, (cameras, 4, 4)),
-        "Ks": (Ks, (cameras, 3, 3)),
+        "means": (gaussians, 3),
+        "quats": (gaussians, 4),
+        "scales": (gaussians, 3),
+        "opacities": (gaussians,),
+        "viewmats": (cameras, 4, 4),
+        "Ks": (cameras, 3, 3),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-    if colors.shape[:-1] not in ((gaussians,), (cameras, gaussians)):
-        raise ValueError(f"colors has shape {tuple(colors.shape)}, expected ([{cameras},] {gaussians}, d)")
-    if backgrounds is not None and backgrounds.shape != (cameras, colors.shape[-1]):
+    for name, shape in expected.items():
+        found = tuple(getattr(inputs, name).shape)
+        if found != shape:
+            raise ValueError(f"{name} has shape {found}, expected {shape}")
+    colors, backgrounds = tuple(inputs.colors.shape), inputs.backgrounds
+    if colors[:-1] not in ((gaussians,), (cameras, gaussians)):
         raise ValueError(
-            f"backgrounds has shape {tuple(backgrounds.shape)}, expected {(cameras, colors.shape[-1])}"
+            f"colors has shape {colors}, expected ({gaussians}, d) or ({cameras}, {gaussians}, d)"
         )
+    if backgrounds is not None and backgrounds.shape != (cameras, colors[-1]):
+        expected_shape = (cameras, colors[-1])
+        raise ValueError(f"backgrounds has shape {tuple(backgrounds.shape)}, expected {expected_shape}")
     if width < 1 or height < 1:
         raise ValueError(f"image size must be positive, got width {width}, height {height}")
     if render_mode not in RENDER_MODES:
         raise ValueError(f"render_mode {render_mode!r} is not one of {', '.join(RENDER_MODES)}")
 
 
-def _check_finite(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds) -> None:
-    tensors = {
-        "means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors,
-        "viewmats": viewmats, "Ks": Ks, "backgrounds": backgrounds,
-    }  # fmt: skip
-    for name, tensor in tensors.items():
+def _check_finite(inputs: _Inputs) -> None:
+    for name, tensor in inputs._asdict().items():
         if tensor is not None and not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
             raise ValueError(f"{name} holds {count} NaN or infinite values of {tensor.numel()}")

@@ -103,8 +103,8 @@ def composite(
     for camera in range(means2d.shape[0]):
         visible = (radii[camera] > 0).all(-1).nonzero()[:, 0]
         order = visible[depths[camera, visible].detach().argsort(stable=True)]
-        splats = (x[camera, order] for x in (means2d, conics, colors, opacities))
-        image, transmittance = _composite_camera(*splats, width, height)
+        means, shapes, features, alphas = (x[camera, order] for x in (means2d, conics, colors, opacities))
+        image, transmittance = _composite_camera(means, shapes, features, alphas, width, height)
         images.append(image)
         transmittances.append(transmittance)
     return torch.stack(images), torch.stack(transmittances)

@@ -128,8 +128,9 @@ def torus(time: float, around: int = 90, across: int = 36) -> Gaussians:
     v = torch.arange(across).repeat(around) * (2 * math.pi / across)
     normals = torch.stack([v.cos() * u.cos(), v.sin(), v.cos() * u.sin()], dim=-1)
     means = torch.stack([u.cos(), torch.zeros_like(u), u.sin()], dim=-1) + 0.4 * normals
-    half = torch.stack([1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros_like(u)], dim=-1)
-    quats = torch.nn.functional.normalize(half + 1e-6, dim=-1)  # turns z to the normal
+    axes = torch.where(normals[:, 2:] < 0, -normals, normals)  # a disc has no front
+    half = torch.stack([1 + axes[:, 2], -axes[:, 1], axes[:, 0], torch.zeros_like(u)], dim=-1)
+    quats = torch.nn.functional.normalize(half, dim=-1)  # turns z to the normal
     tip = torch.tensor(0.9 + 0.6 * math.sin(2 * math.pi * time))
     turn = torch.eye(3)
     turn[1, 1] = turn[2, 2] = tip.cos()

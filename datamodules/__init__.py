@@ -2,6 +2,7 @@
 
 from datamodules.augmentation import GridAugmentation
 from datamodules.homography import HomographyViews
+from datamodules.reference_videos import GridFiles, ReferenceVideos
 from datamodules.references import ReferencePolicy
 from datamodules.scenes import SceneDataModule
 from datamodules.selection import ContextSelection, GridSelection
@@ -10,9 +11,11 @@ from datamodules.sources import Source
 __all__ = [
     "ContextSelection",
     "GridAugmentation",
+    "GridFiles",
     "GridSelection",
     "HomographyViews",
     "ReferencePolicy",
+    "ReferenceVideos",
     "SceneDataModule",
     "Source",
 ]

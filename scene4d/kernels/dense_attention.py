@@ -40,9 +40,10 @@ def _cpu_forward(q, k, v, scale):
 
 
 def _cpu_backward(grad, q, k, v, out, lse, scale):
-    return aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad, q, k, v, out, lse, 0.0, False, scale=scale
-    )
+    # in float32 whatever the inputs: torch's bfloat16 backward on the CPU took over ten times as long
+    wide = (x.to(accumulation_dtype(x)) for x in (grad, q, k, v, out))
+    grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(*wide, lse, 0.0, False, scale=scale)
+    return tuple(x.to(q.dtype) for x in grads)
 
 
 def _math_forward(q, k, v, scale):

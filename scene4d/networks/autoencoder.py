@@ -8,13 +8,12 @@ Images are in [0, 1] everywhere else; the shift to [-1, 1] happens only here.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from scene4d.kernels.attention import fused_view_time_attention
 
 
 def latent_frames(frames: int) -> int:
@@ -111,9 +110,6 @@ class PatchAutoencoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head_first = nn.Linear(width, pixels)
         self.head_group = nn.Linear(width, pixels * self.group)
-        self.smooth = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 3, 3, padding=1))
-        nn.init.zeros_(self.smooth[-1].weight)
-        nn.init.zeros_(self.smooth[-1].bias)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         if weights is not None:
@@ -143,6 +139,7 @@ class PatchAutoencoder(nn.Module):
                 video[:, :, 1:], "n c (m g) (y p) (x q) -> n m y x (g c p q)", g=self.group, p=p, q=p
             )
             tokens = torch.cat([tokens, self.embed_group(rest)], 1)
+        tokens = tokens + _positions(*tokens.shape[2:], tokens.device)
         for block in self.encoder:
             tokens = block(tokens)
         return rearrange(self.to_latent(tokens), "n m y x z -> n z m y x").float()
@@ -151,6 +148,7 @@ class PatchAutoencoder(nn.Module):
         """Video from latents before normalisation."""
         p = self.patch
         tokens = self.from_latent(rearrange(latents, "n z m y x -> n m y x z"))
+        tokens = tokens + _positions(*tokens.shape[2:], tokens.device)
         for block in self.decoder:
             tokens = block(tokens)
         tokens = self.norm(tokens)
@@ -160,9 +158,7 @@ class PatchAutoencoder(nn.Module):
             rest = self.head_group(tokens[:, 1:])
             rest = rearrange(rest, "n m y x (g c p q) -> n c (m g) (y p) (x q)", g=self.group, p=p, q=p)
             video = torch.cat([video, rest], 2)
-        frames = rearrange(video, "n c t h w -> (n t) c h w")
-        frames = frames + self.smooth(frames)
-        return rearrange(frames, "(n t) c h w -> n c t h w", t=video.shape[2]).float() + 1
+        return video.float() + 1
 
     def forward(self, video: Float[Tensor, "n c t h w"]) -> tuple[Tensor, Tensor]:
         """Training pass: (reconstruction in about [-1, 1], raw latents)."""
@@ -172,53 +168,31 @@ class PatchAutoencoder(nn.Module):
 
 
 class _CausalBlock(nn.Module):
-    """Attention inside each latent frame, causal attention over time at each place, MLP; pre-norm, RoPE."""
+    """Attention inside each latent frame, a causal convolution over time (two taps), MLP; pre-norm."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, head: int = 64) -> None:
         super().__init__()
-        self.space, self.time = _Attention(width), _Attention(width)
+        self.head = head
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.time = nn.Linear(2 * width, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
 
     def forward(self, x: Float[Tensor, "n m y x d"]) -> Float[Tensor, "n m y x d"]:
-        n, m, height, breadth, _ = x.shape
-        ys, xs = torch.meshgrid(torch.arange(height), torch.arange(breadth), indexing="ij")
-        places = torch.stack([ys.flatten(), xs.flatten()], -1).to(x.device)
-        tokens = rearrange(self.norms[0](x), "n m y x d -> (n m) (y x) d")
-        x = x + rearrange(self.space(tokens, places), "(n m) (y x) d -> n m y x d", n=n, y=height)
-        if m > 1:
-            times = torch.arange(m, device=x.device)[:, None].expand(m, 2)
-            tokens = rearrange(self.norms[1](x), "n m y x d -> (n y x) m d")
-            mixed = self.time(tokens, times, causal=True)
-        else:  # one frame attends to itself: the value path alone
-            mixed = self.time.project(rearrange(self.norms[1](x), "n m y x d -> (n y x) m d"))
-        x = x + rearrange(mixed, "(n y x) m d -> n m y x d", n=n, y=height)
+        n, _, height, _, _ = x.shape
+        tokens = self.qkv(self.norms[0](x))
+        q, k, v = rearrange(tokens, "n m y x (three h d) -> three (n m) (y x) h d", three=3, d=self.head)
+        mixed = fused_view_time_attention(q, k, v, grid=(1, 1, q.shape[1]))  # one frame: plain attention
+        x = x + self.out(rearrange(mixed, "(n m) (y x) h d -> n m y x (h d)", n=n, y=height))
+        now = self.norms[1](x)
+        before = torch.cat([torch.zeros_like(now[:, :1]), now[:, :-1]], 1)
+        x = x + self.time(torch.cat([before, now], -1))
         return x + self.mlp(self.norms[2](x))
 
 
-class _Attention(nn.Module):
-    def __init__(self, width: int, head: int = 64) -> None:
-        super().__init__()
-        self.head = head
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Float[Tensor, "n l d"], places: Tensor, causal: bool = False) -> Float[Tensor, "n l d"]:
-        q, k, v = rearrange(self.qkv(x), "n l (three h d) -> three n h l d", three=3, d=self.head)
-        q, k = _rotate(F.rms_norm(q, (self.head,)), places), _rotate(F.rms_norm(k, (self.head,)), places)
-        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal)
-        return self.out(rearrange(mixed, "n h l d -> n l (h d)"))
-
-    def project(self, x: Float[Tensor, "n l d"]) -> Float[Tensor, "n l d"]:
-        """What attention over a single token comes to."""
-        return self.out(self.qkv(x).chunk(3, -1)[2])
-
-
-def _rotate(x: Float[Tensor, "n h l d"], places: Tensor) -> Float[Tensor, "n h l d"]:
-    """2D rotary embedding: half of the channels turn with the row, half with the column; base 100."""
-    quarter = x.shape[-1] // 4
-    rates = 100.0 ** (-torch.arange(quarter, device=x.device) / quarter)
-    angles = rearrange(places[:, :, None] * rates, "l two q -> l (two q)")
-    cos, sin = angles.cos(), angles.sin()
-    a, b = x.float().chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+def _positions(height: int, width: int, channels: int, device: torch.device) -> Float[Tensor, "y x d"]:
+    """Sine-cosine position embedding: half of the channels for the row, half for the column."""
+    rates = 100.0 ** (-torch.arange(channels // 4, device=device) / (channels // 4))
+    rows, columns = (torch.arange(n, device=device)[:, None] * rates for n in (height, width))
+    rows, columns = (torch.cat([x.sin(), x.cos()], -1) for x in (rows, columns))
+    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], -1)

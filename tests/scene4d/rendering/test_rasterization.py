@@ -132,20 +132,20 @@ def test_limits_act_as_in_the_reference(limits):
 
 
 def test_gradcheck_on_a_tiny_scene():
-    scene = make_scene(gaussians=3, cameras=2, seed=3)
+    scene = make_scene(gaussians=2, cameras=1, seed=3)
     Ks = scene[6]
-    Ks[:, :2] *= 0.25  # 5 x 4 pixels
+    Ks[:, :2] *= 0.2  # 4 x 3 pixels
     scene[0].mul_(0.3)
     scene[2].add_(0.8)  # so wide that no pixel comes near the jump at alpha = 1/255
     scene[3].mul_(0.4).add_(0.3)
 
     def function(*inputs):
-        renders, alphas, _ = rasterize(*inputs, Ks, 5, 4, render_mode="RGB+D")
+        renders, alphas, _ = rasterize(*inputs, Ks, 4, 3, render_mode="RGB+D")
         return renders, alphas
 
-    for g in range(3):
+    for g in range(2):
         alone = [x[g : g + 1] if i < 5 else x for i, x in enumerate(scene)]
-        assert rasterize(*alone, 5, 4)[1].min() > 0.005
+        assert rasterize(*alone, 4, 3)[1].min() > 0.005
     assert torch.autograd.gradcheck(function, [x.requires_grad_() for x in scene[:6]], eps=1e-6, atol=1e-6)
 
 

@@ -104,10 +104,10 @@ def _mean_state(states: list[dict[str, Any]], workers: int) -> dict[str, Any] | 
     """Spreads the progress of all old workers over the new ones, up to a shard each."""
     if not states:
         return None
-    shards = [
-        [-(-sum(state["shards"][i][0] for state in states) // workers), 0]
-        for i in range(len(states[0]["shards"]))
-    ]
+    shards = []
+    for places in zip(*(state["shards"] for state in states)):
+        begun = sum(position + (offset > 0) for position, offset in places)
+        shards.append([-(-begun // workers), 0])
     return {"draws": sum(state["draws"] for state in states) // workers, "shards": shards, "skipped": 0}
 
 

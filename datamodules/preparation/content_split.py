@@ -49,7 +49,7 @@ def content_groups(traits: Mapping[str, Set[str]]) -> dict[str, str]:
 def held_out_groups(groups: Mapping[str, str], share: float = 0.125) -> set[str]:
     """Chooses the groups of the validation split, the same ones for the same assets.
 
-    Groups with more than a tenth of all assets always train.
+    Groups with more than a tenth of all assets (and more than two) always train.
 
     Args:
         groups: Group of every asset.
@@ -59,7 +59,7 @@ def held_out_groups(groups: Mapping[str, str], share: float = 0.125) -> set[str]
         ValueError: Fewer than two groups, so that nothing can be held out.
     """
     sizes = Counter(groups.values())
-    limit = max(1.0, LARGEST_HELD_OUT_SHARE * len(groups))
+    limit = max(2.0, LARGEST_HELD_OUT_SHARE * len(groups))
     candidates = sorted((name for name, size in sizes.items() if size <= limit), key=_shuffled)
     if len(sizes) < 2 or not candidates:
         raise ValueError(f"{len(groups)} assets form {len(sizes)} content groups; cannot hold any out")

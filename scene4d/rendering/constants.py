@@ -1,4 +1,7 @@
-"""Constants of Gaussian splatting that every rasterizer here shares with gsplat 1.5."""
+"""Constants of Gaussian splatting that every rasterizer here shares with gsplat 1.5.
+
+numba compiles them in; after a change, delete the `__pycache__` folder beside this file.
+"""
 
 ALPHA_THRESHOLD = 1.0 / 255.0  # fainter contributions are skipped
 ALPHA_MAX = 0.999  # opacity of one splat at one pixel is clamped to this

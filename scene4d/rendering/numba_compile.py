@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 
@@ -11,12 +12,18 @@ import torch
 logger = logging.getLogger(__name__)
 
 
+def compile_helper(function: Callable) -> Callable:
+    """Decorator for what kernels call; takes off the wrapper of jaxtyping's import hook."""
+    return numba.njit(error_model="numpy")(inspect.unwrap(function))
+
+
 def compile_kernel(function: Callable) -> Callable:
     """Decorator: compiles `function` with numba (parallel, cached) at its first call.
 
     A package installed where neither its own folder nor the user's cache can be written still works;
     it then compiles anew (about ten seconds) in every process.
     """
+    function = inspect.unwrap(function)
     try:
         return numba.njit(parallel=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # numba: "cannot cache function ...: no locator available"

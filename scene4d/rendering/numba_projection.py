@@ -18,16 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scene4d.rendering.constants import ALPHA_THRESHOLD, EXTENT_MAX, FOV_MARGIN
-from scene4d.rendering.numba_compile import compile_kernel, use_torch_threads
+from scene4d.rendering.numba_compile import compile_helper, compile_kernel, use_torch_threads
 
 
-@numba.njit
+@compile_helper
 def _normalised(quat):
     norm = math.sqrt(max(quat[0] ** 2 + quat[1] ** 2 + quat[2] ** 2 + quat[3] ** 2, 1e-24))
     return quat[0] / norm, quat[1] / norm, quat[2] / norm, quat[3] / norm, norm
 
 
-@numba.njit
+@compile_helper
 def _rotation(w, x, y, z, rotation):
     """Rotation matrix of a unit quaternion (wxyz)."""
     rotation[0, 0] = 1 - 2 * (y * y + z * z)
@@ -41,7 +41,7 @@ def _rotation(w, x, y, z, rotation):
     rotation[2, 2] = 1 - 2 * (x * x + y * y)
 
 
-@numba.njit
+@compile_helper
 def _clamp(value, low, high):
     """The clamped value and its derivative."""
     if value < low:
@@ -51,7 +51,7 @@ def _clamp(value, low, high):
     return value, 1.0
 
 
-@numba.njit
+@compile_helper
 def _camera_point(mean, view):
     return (
         view[0, 0] * mean[0] + view[0, 1] * mean[1] + view[0, 2] * mean[2] + view[0, 3],
@@ -60,7 +60,7 @@ def _camera_point(mean, view):
     )
 
 
-@numba.njit
+@compile_helper
 def _clamped_slopes(x, y, z, K, width, height):
     """x/z and y/z clamped to the field of view and a margin: (u, du, v, dv)."""
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
@@ -70,7 +70,7 @@ def _clamped_slopes(x, y, z, K, width, height):
     return u, du, v, dv
 
 
-@numba.njit
+@compile_helper
 def _jacobian_rows(factor, view, K, z, u, v, turned, row0, row1):
     """Fills turned = R M and the rows of J R M."""
     for i in range(3):
@@ -81,7 +81,7 @@ def _jacobian_rows(factor, view, K, z, u, v, turned, row0, row1):
         row1[k] = K[1, 1] / z * (turned[1, k] - v * turned[2, k])
 
 
-@numba.njit
+@compile_helper
 def _project_one(mean, opacity, factor, view, K, limits, turned, row0, row1):
     """Projects one Gaussian to one camera; `limits` is (width, height, near, far, radius_clip, eps2d).
 
@@ -131,7 +131,7 @@ def _forward_kernel(means, quats, scales, opacities, views, Ks, limits, chunks, 
                     splats[c, g, i] = splat[i]
 
 
-@numba.njit
+@compile_helper
 def _conic_to_covariance(conic, grad_conic):
     """Gradient of the 2D covariance (a, b, c) from that of its inverse: -Q G Q, symmetric."""
     a, b, c = conic[0], conic[1], conic[2]
@@ -140,7 +140,7 @@ def _conic_to_covariance(conic, grad_conic):
     return -(p00 * a + p01 * b), -(p00 * b + p01 * c) - (p10 * a + p11 * b), -(p10 * b + p11 * c)
 
 
-@numba.njit
+@compile_helper
 def _backward_one(mean, factor, view, K, limits, conic, grad, scratch, grad_mean, grad_factor, grad_view):
     """Adds one camera's gradients of one Gaussian to grad_mean, grad_factor (3, 3) and grad_view (4, 4).
 
@@ -176,7 +176,7 @@ def _backward_one(mean, factor, view, K, limits, conic, grad, scratch, grad_mean
         grad_view[i, 3] += point[i]
 
 
-@numba.njit
+@compile_helper
 def _rotation_to_quaternion(w, x, y, z, norm, grad, grad_quat):
     """Gradient of an unnormalised quaternion from that of its rotation matrix."""
     turn_x, turn_y, turn_z = grad[2, 1] - grad[1, 2], grad[0, 2] - grad[2, 0], grad[1, 0] - grad[0, 1]

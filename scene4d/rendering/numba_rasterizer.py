@@ -21,16 +21,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scene4d.rendering.constants import ALPHA_MAX, ALPHA_THRESHOLD, TRANSMITTANCE_MIN
-from scene4d.rendering.numba_compile import compile_kernel, use_torch_threads
+from scene4d.rendering.numba_compile import compile_helper, compile_kernel, use_torch_threads
 
 
-@numba.njit
+@compile_helper
 def _rows(center_y, radius_y, first_row, end_row):
     """Range of rows of a band that a splat may touch."""
     return max(math.floor(center_y - radius_y), first_row), min(math.ceil(center_y + radius_y), end_row)
 
 
-@numba.njit
+@compile_helper
 def _columns(a, b, c, dy, level, center_x, width):
     """Range of columns where a dx^2 + 2 b dx dy + c dy^2 <= level (a hair more; alpha decides)."""
     discriminant = b * b * dy * dy - a * (c * dy * dy - level)
@@ -42,13 +42,13 @@ def _columns(a, b, c, dy, level, center_x, width):
     return max(low, 0), min(high, width - 1) + 1
 
 
-@numba.njit
+@compile_helper
 def _ellipse_level(opacity):
     """Value of d' conic d at which alpha falls to the threshold, and a hair more."""
     return 2.0 * math.log(opacity / ALPHA_THRESHOLD) + 1e-4
 
 
-@numba.njit
+@compile_helper
 def _forward_band(order, count, centers, conics, colors, opacities, radii_y, rows, renders, remaining, last):
     """Composites one camera's splats front to back into rows[0]..rows[1].
 
@@ -105,7 +105,7 @@ def _forward_kernel(
         )  # fmt: skip
 
 
-@numba.njit
+@compile_helper
 def _backward_row(
     rank,
     y,
@@ -163,7 +163,7 @@ def _backward_row(
     return grad_x, grad_y, grad_a, grad_b, grad_c, grad_opacity
 
 
-@numba.njit
+@compile_helper
 def _backward_band(
     order, centers, conics, colors, opacities, radii_y, rows,
     final, last, grad_renders, grad_final, grad_splats, grad_colors,

@@ -34,7 +34,7 @@ class GaussianExport(L.Callback):
     (`b v`) and `gaussians` (`b t g`), and optionally `frame_times` (`b t`, seconds) and `keys`.
 
     Args:
-        output: Folder.
+        output: Folder, relative to the trainer's default_root_dir.
         subfolders: False writes straight into `output`, for runs that predict one scene.
         opacity_threshold: Gaussians fainter than this are left out of every file.
         orbit_rounds: How often time runs from start to end during one loop of the path.
@@ -80,7 +80,8 @@ class GaussianExport(L.Callback):
         times, keys = getattr(outputs, "frame_times", None), list(getattr(outputs, "keys", []))
         for index in range(len(outputs.gaussians.means)):
             key = keys[index] if keys else f"{len(self.written):04d}"
-            folder = scene_folder(self.output, key, self.subfolders, self.written)
+            root = Path(trainer.default_root_dir) / self.output
+            folder = scene_folder(root, key, self.subfolders, self.written)
             seconds = [] if times is None else times[index].tolist()
             size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
             self.write(folder, outputs.gaussians[index], outputs.cameras[index], seconds, size)

@@ -19,7 +19,7 @@ class GridExport(L.Callback):
     """Writes `grid.mp4` and `grid.safetensors` of every predicted grid to `<output>/<key>/`.
 
     Args:
-        output: Folder.
+        output: Folder, relative to the trainer's default_root_dir.
         subfolders: False writes straight into `output`, for runs that predict one scene.
         enlarge: Every pixel of the video is repeated this many times.
         limit: At most this many scenes.
@@ -51,12 +51,12 @@ class GridExport(L.Callback):
             raise ValueError(f"GridExport needs grids, predict_step returned {type(outputs).__name__}")
         for index in range(len(outputs.images)):
             if len(self.written) < self.limit:
-                self.write(outputs, index)
+                self.write(Path(trainer.default_root_dir) / self.output, outputs, index)
 
-    def write(self, grid: SceneBatch, index: int) -> None:
+    def write(self, output: Path, grid: SceneBatch, index: int) -> None:
         """Writes one scene."""
         key = grid.keys[index] if grid.keys else f"{len(self.written):04d}"
-        folder = scene_folder(self.output, key, self.subfolders, self.written)
+        folder = scene_folder(output, key, self.subfolders, self.written)
         write_grid(folder / "grid.safetensors", grid, index)
         frames = grid_video(grid.images[index], grid.reference[index])
         write_video(folder / "grid.mp4", frames, frame_rate(grid.frame_times[index].tolist()), self.enlarge)
@@ -64,7 +64,7 @@ class GridExport(L.Callback):
         log.info("grid of %s -> %s", key, folder / "grid.mp4")
 
 
-def scene_folder(output: str, key: str, subfolders: bool, written: list[str]) -> Path:
+def scene_folder(output: Path, key: str, subfolders: bool, written: list[str]) -> Path:
     """The folder of one scene.
 
     Raises:
@@ -74,7 +74,7 @@ def scene_folder(output: str, key: str, subfolders: bool, written: list[str]) ->
         raise ValueError(
             f"{output} already holds {written[0]!r}; set subfolders: true for more than one scene"
         )
-    return Path(output) / key if subfolders else Path(output)
+    return output / key if subfolders else output
 
 
 def frame_rate(frame_times: list[float], default: float = 12.0) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,7 +17,7 @@ class MetricsExport(L.Callback):
     """Writes the nested dictionary `results` of the LightningModule when validation or test ends.
 
     Args:
-        path: JSON file, replaced in one step.
+        path: JSON file, replaced in one step; relative to the trainer's default_root_dir.
         during_fit: Also after the validations within training.
     """
 
@@ -30,7 +31,8 @@ class MetricsExport(L.Callback):
         if fitting and (trainer.sanity_checking or not self.during_fit):
             return
         if results and trainer.is_global_zero:
-            write_json(self.path, results)
-            log.info("metrics -> %s", self.path)
+            path = Path(trainer.default_root_dir) / self.path
+            write_json(path, results)
+            log.info("metrics -> %s", path)
 
     on_test_end = on_validation_end

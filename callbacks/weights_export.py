@@ -24,7 +24,7 @@ class WeightsExport(L.Callback):
     holds the step, the hash of the module's configuration, and whether the weights are averaged.
 
     Args:
-        path: safetensors file, replaced in one step.
+        path: safetensors file, replaced in one step; relative to the trainer's default_root_dir.
         module: Attribute of the LightningModule whose weights are written.
         trainable_only: Only parameters that train (a part, to be loaded on top of the base weights), or
             everything, buffers included.
@@ -60,7 +60,7 @@ class WeightsExport(L.Callback):
         averages = {} if average is None else average.whole_averages()
         weights = self._collect(network, averages)
         if trainer.is_global_zero:
-            self._write(weights, {
+            self._write(Path(trainer.default_root_dir) / self.path, weights, {
                 "step": str(trainer.global_step), "config_hash": config_hash(pl_module),
                 "averaged": str(bool(averages)).lower(), "trainable_only": str(self.trainable_only).lower(),
             })  # fmt: skip
@@ -79,8 +79,7 @@ class WeightsExport(L.Callback):
                 weights[name] = whole.half() if self.half and whole.is_floating_point() else whole
         return weights
 
-    def _write(self, weights: dict[str, Tensor], header: dict[str, str]) -> None:
-        path = Path(self.path)
+    def _write(self, path: Path, weights: dict[str, Tensor], header: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary, metadata=header)

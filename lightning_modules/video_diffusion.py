@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from jaxtyping import Bool, Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_modules.grid_evaluation import GridEvaluation
@@ -102,6 +103,11 @@ class VideoDiffusion(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.autoencoder.eval()
 
+    @property
+    def fitting(self) -> bool:
+        """Whether this is training, its validation included (where trainer.validating is true, too)."""
+        return self.trainer.state.fn == TrainerFn.FITTING
+
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b v t c h w"]) -> Float[Tensor, "b v n z y x"]:
         """Images in [0, 1] to normalised latents, float32."""
@@ -127,7 +133,7 @@ class VideoDiffusion(L.LightningModule):
         return losses.mean()
 
     def validation_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> None:
-        if self.trainer.validating or self.trainer.testing:
+        if not self.fitting:
             self.evaluation.add(self, batch)
         else:
             self._log_fixed_losses(batch)
@@ -139,13 +145,14 @@ class VideoDiffusion(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.pictures.clear()
-        if self.trainer.validating or self.trainer.testing:
+        if not self.fitting:
+            self.trainer.datamodule.setup("fit")
             loader = self.trainer.datamodule.train_dataloader()
             batches = (batch.to(self.device).images for batch in islice(loader, self.evaluation.linear_batches))
             self.evaluation.start(self, batches)
 
     def on_validation_epoch_end(self) -> None:
-        if self.trainer.validating or self.trainer.testing:
+        if not self.fitting:
             self.results = self.evaluation.compute()
             for source, methods in self.results["diffusion"].items():
                 for name, value in methods["sample"].items():

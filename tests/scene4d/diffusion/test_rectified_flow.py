@@ -1,0 +1,101 @@
+"""Schedule, objective and sampler against closed forms."""
+
+import pytest
+import torch
+
+from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask, sampling_sigmas, shift_sigmas
+
+
+def grid(b=2, v=2, n=3):
+    torch.manual_seed(0)
+    return torch.randn(b, v, n, 4, 2, 2)
+
+
+def corner_mask(b=2, v=2, n=3):
+    mask = torch.zeros(b, v, n, dtype=torch.bool)
+    mask[:, 0], mask[:, :, 0] = True, True
+    return mask
+
+
+def test_sigmas_are_shifted_once():
+    torch.testing.assert_close(sampling_sigmas(4, 3.0), torch.tensor([1, 0.9, 0.75, 0.5, 0]))
+    with pytest.raises(ValueError, match="got 0"):
+        sampling_sigmas(0)
+
+
+def test_shift_of_one_changes_nothing():
+    sigmas = torch.rand(5)
+    torch.testing.assert_close(shift_sigmas(sigmas, 1.0), sigmas)
+
+
+def test_frame_mask_to_latent_mask():
+    reference = torch.zeros(1, 2, 9, dtype=torch.bool)
+    reference[:, 0], reference[:, :, 0] = True, True
+    assert latent_reference_mask(reference).tolist() == [[[True, True, True], [True, False, False]]]
+    reference[:, 1, :3] = True  # a latent is given only when all of its four frames are
+    assert not latent_reference_mask(reference)[0, 1, 1]
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+def test_a_perfect_network_has_no_loss_and_samples_the_data(prediction):
+    x, mask = grid(), corner_mask()
+    flow = RectifiedFlow(prediction=prediction, sigma_floor=1e-3)
+
+    def perfect(noisy, sigmas, text, references, reference_mask):
+        if prediction == "data":
+            return x
+        return (noisy - x) / sigmas.view(-1, 1, 1, 1, 1, 1).clamp(min=1e-6)
+
+    assert flow.loss(perfect, x, mask).max() < 1e-6
+    torch.testing.assert_close(flow.sample(perfect, torch.randn_like(x), x, mask, steps=5), x, atol=1e-4, rtol=0)
+
+
+def test_references_do_not_count_in_the_loss_and_are_fed_clean():
+    x, mask, seen = grid(), corner_mask(), {}
+
+    def network(noisy, sigmas, text, references, reference_mask):
+        seen.update(noisy=noisy, references=references)
+        return x + 100.0 * mask[..., None, None, None]
+
+    flow = RectifiedFlow(prediction="data")
+    assert flow.loss(network, x, mask).max() == 0
+    assert torch.equal(seen["noisy"][mask], x[mask]) and not torch.equal(seen["noisy"][~mask], x[~mask])
+    assert seen["references"][~mask].abs().max() == 0
+    RectifiedFlow(prediction="data", clean_references=False).loss(network, x, mask, sigmas=torch.ones(2))
+    assert not torch.equal(seen["noisy"][mask], x[mask])
+
+
+def test_velocity_and_data_losses_agree_above_the_floor():
+    x, mask, noise, sigmas = grid(), corner_mask(), torch.randn(2, 2, 3, 4, 2, 2), torch.tensor([0.5, 0.8])
+    guess = x + 0.1
+
+    def data(noisy, *rest):
+        return guess
+
+    def velocity(noisy, s, *rest):
+        return (noisy - guess) / s.view(-1, 1, 1, 1, 1, 1)
+
+    ours = RectifiedFlow(prediction="data").loss(data, x, mask, None, sigmas, noise)
+    theirs = RectifiedFlow(prediction="velocity", clean_references=False).loss(velocity, x, mask, None, sigmas, noise)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_samples_keep_the_given_references():
+    x, mask = grid(), corner_mask()
+    out = RectifiedFlow().sample(lambda noisy, *rest: torch.zeros_like(noisy), torch.randn_like(x), x, mask, steps=2)
+    assert torch.equal(out[mask], x[mask])
+
+
+def test_guidance_extrapolates_from_the_empty_caption():
+    x, mask, text = grid(), corner_mask(), torch.ones(2, 1, 3)
+
+    def network(noisy, sigmas, text, *rest):
+        return torch.full_like(noisy, float(text.mean()))
+
+    out = RectifiedFlow(prediction="data").denoise(network, x, 1.0, x, mask, text, guidance=3.0)
+    assert torch.allclose(out, torch.tensor(3.0))
+
+
+def test_unknown_prediction_is_named():
+    with pytest.raises(ValueError, match="'noise'"):
+        RectifiedFlow(prediction="noise")

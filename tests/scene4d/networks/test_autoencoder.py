@@ -1,0 +1,78 @@
+"""The codec interface: compression, causality, clear errors; ours and diffusers' own class."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import save_file
+
+from scene4d.networks.autoencoder import PatchAutoencoder, WanAutoencoder, decode_grid, encode_grid, latent_frames
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return PatchAutoencoder(channels=8, width=64, depth=2).eval()
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wan")
+    torch.manual_seed(0)
+    AutoencoderKLWan(base_dim=8, z_dim=16, num_res_blocks=1).save_pretrained(folder / "vae")
+    return WanAutoencoder(str(folder))
+
+
+@pytest.mark.parametrize("name", ["small", "wan"])
+def test_compression_and_causality(name, request):
+    codec = request.getfixturevalue(name)
+    images = torch.rand(1, 2, 9, 3, 32, 16)
+    with torch.no_grad():
+        latents = encode_grid(codec, images)
+        assert latents.shape[:3] == (1, 2, 3) and latents.shape[-2:] == (4, 2)
+        assert decode_grid(codec, latents).shape == images.shape
+        torch.testing.assert_close(encode_grid(codec, images[:, :, :5]), latents[:, :, :2], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(encode_grid(codec, images[:, :, :1]), latents[:, :, :1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames, count", [(1, 1), (5, 2), (17, 5), (29, 8), (61, 16), (81, 21)])
+def test_latent_frames(frames, count):
+    assert latent_frames(frames) == count
+
+
+@pytest.mark.parametrize("frames", [0, 2, 30, 32])
+def test_other_lengths_are_refused(frames):
+    with pytest.raises(ValueError, match=rf"{frames} frames, expected 4k \+ 1"):
+        latent_frames(frames)
+
+
+def test_size_must_be_divisible(small):
+    with pytest.raises(ValueError, match="36 x 32"):
+        encode_grid(small, torch.rand(1, 1, 1, 3, 36, 32))
+
+
+def test_it_learns(small):
+    torch.manual_seed(0)
+    codec = PatchAutoencoder(channels=16, width=64, depth=1, noise=0.0)
+    video = torch.nn.functional.interpolate(torch.rand(2, 3, 5, 4, 4), (5, 16, 16)) * 2 - 1
+    optimizer = torch.optim.Adam(codec.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        loss = (codec(video)[0] - video).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_weights_round_trip_and_errors(tmp_path, small):
+    save_file({k: v.half() for k, v in small.state_dict().items()}, tmp_path / "a.safetensors")
+    again = PatchAutoencoder(channels=8, width=64, depth=2, weights=str(tmp_path / "a.safetensors"))
+    torch.testing.assert_close(again.embed_first.weight, small.embed_first.weight, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match=r"a.safetensors: 'mean' is \(8,\), this network expects \(4,\)"):
+        PatchAutoencoder(channels=4, width=64, depth=2, weights=str(tmp_path / "a.safetensors"))
+    with pytest.raises(ValueError, match="absent.safetensors' does not exist"):
+        PatchAutoencoder(weights=str(tmp_path / "absent.safetensors"))
+    (tmp_path / "b.safetensors").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        PatchAutoencoder(weights=str(tmp_path / "b.safetensors"))

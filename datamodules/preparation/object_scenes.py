@@ -35,8 +35,8 @@ MIN_CHANGE = 0.1  # of 1; see `image_change`
 ATTEMPTS = 8
 
 
-def make_scene(clips: list[Clip], split: str, seed: int, index: int) -> SceneSample:
-    """Scene `index` of a split, without its caption embedding.
+def make_scene(clips: list[Clip], split: str, seed: int, index: int) -> tuple[SceneSample, int]:
+    """Scene `index` of a split, without its caption embedding, and how many clips were rejected for it.
 
     Units take turns in a random order; clip, phase and cameras are random. Clips whose image hardly changes
     are rejected and logged; after `ATTEMPTS` of them the next unit is tried.
@@ -53,6 +53,7 @@ def make_scene(clips: list[Clip], split: str, seed: int, index: int) -> SceneSam
     units = sorted({clip.unit for clip in clips})
     order = np.random.default_rng([seed, len(split), index // len(units)]).permutation(len(units))
     rng = np.random.default_rng([seed, len(split), index, 1])
+    rejected = 0
     for offset in range(len(units)):
         unit = units[order[(index + offset) % len(units)]]
         candidates = [clip for clip in clips if clip.unit == unit]
@@ -60,7 +61,8 @@ def make_scene(clips: list[Clip], split: str, seed: int, index: int) -> SceneSam
             clip = candidates[rng.integers(len(candidates))]
             scene = render_clip(clip, rng, f"{SOURCE}-{split}-{seed}-{index:06d}")
             if scene is not None:
-                return scene
+                return scene, rejected
+            rejected += 1
             logger.info("rejected for scene %d: %s hardly changes the image", index, clip.path.name)
     raise ValueError(f"none of the {len(units)} units moves enough for scene {index} of {split}")
 

@@ -70,11 +70,14 @@ def make_shard(path: Path, clips: list[Clip], split: str, seed: int, scenes: ran
 
 
 def _scenes(clips: list[Clip], split: str, seed: int, scenes: range) -> Iterator[SceneSample]:
+    rejected = 0
     for index in scenes:
-        scene = make_scene(clips, split, seed, index)
+        scene, also_rejected = make_scene(clips, split, seed, index)
+        rejected += also_rejected
         scene.text = embed_captions([scene.caption])[0]
         logger.info("%s scene %d: %s", split, index, scene.caption)
         yield scene
+    logger.info("%d renderings rejected because the image hardly changes", rejected)
 
 
 def _run(jobs: list[tuple], workers: int) -> None:

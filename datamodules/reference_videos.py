@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from lightning import LightningDataModule
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from scene4d.grid_format import read_grid
 from scene4d.sample_format import decode_video
@@ -71,9 +71,9 @@ class ReferenceVideos(LightningDataModule):
             source=["user"], keys=[self.key],
         )  # fmt: skip
 
-    def predict_dataloader(self) -> Sequence[SceneBatch]:
+    def predict_dataloader(self) -> DataLoader:
         """One batch of one scene."""
-        return [self.batch]
+        return DataLoader([self.batch], batch_size=None)
 
 
 class GridFiles(LightningDataModule):
@@ -105,9 +105,9 @@ class GridFiles(LightningDataModule):
             reference=torch.ones(images.shape[:3], dtype=torch.bool), source=grid.source, keys=grid.keys,
         )  # fmt: skip
 
-    def predict_dataloader(self) -> Sequence[SceneBatch]:
+    def predict_dataloader(self) -> DataLoader:
         """One batch a file."""
-        return self.batches
+        return DataLoader(self.batches, batch_size=None)
 
 
 def read_square_video(path: str, size: int) -> Float[Tensor, "t 3 h w"]:

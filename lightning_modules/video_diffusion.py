@@ -119,12 +119,15 @@ class VideoDiffusion(L.LightningModule):
         return decode_grid(self.autoencoder, latents).float()
 
     def training_step(self, batch: SceneBatch, index: int) -> Tensor:
+        """The loss; its noise depends on the step and rank alone, so a resumed run repeats the same numbers."""
         latents, mask = self.encode(batch.images), latent_reference_mask(batch.reference)
+        generator = torch.Generator().manual_seed(2**20 * self.global_rank + self.global_step)
+        sigmas = self.flow.draw_sigmas(len(latents), generator).to(self.device)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
         text = batch.text
         if text is not None:
-            keep = torch.rand(len(text), 1, 1, device=text.device) >= self.text_dropout
-            text = text * keep
-        losses = self.flow.loss(self.network, latents, mask, text)
+            text = text * (torch.rand(len(text), 1, 1, generator=generator) >= self.text_dropout).to(self.device)
+        losses = self.flow.loss(self.network, latents, mask, text, sigmas, noise)
         self.log("train/loss", losses.mean(), prog_bar=True)
         if index % max(1, self.trainer.log_every_n_steps) == 0:
             for name in sorted(set(batch.source)):

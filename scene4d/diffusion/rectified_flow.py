@@ -60,10 +60,10 @@ class RectifiedFlow:
         if self.prediction not in ("velocity", "data"):
             raise ValueError(f"prediction is {self.prediction!r}, expected 'velocity' or 'data'")
 
-    def draw_sigmas(self, count: int, device: torch.device | str = "cpu") -> Float[Tensor, " count"]:
-        """Noise levels for training."""
-        sigmas = torch.sigmoid(torch.randn(count, device=device) * self.logit_std + self.logit_mean)
-        sigmas = torch.where(torch.rand(count, device=device) < self.pure_noise, 1.0, sigmas)
+    def draw_sigmas(self, count: int, generator: torch.Generator | None = None) -> Float[Tensor, " count"]:
+        """Noise levels for training, on the CPU."""
+        sigmas = torch.sigmoid(torch.randn(count, generator=generator) * self.logit_std + self.logit_mean)
+        sigmas = torch.where(torch.rand(count, generator=generator) < self.pure_noise, 1.0, sigmas)
         return shift_sigmas(sigmas, self.shift)
 
     def loss(
@@ -77,7 +77,7 @@ class RectifiedFlow:
     ) -> Float[Tensor, " b"]:
         """Mean squared velocity error of every sample, over the latents that are to be generated."""
         noise = torch.randn_like(latents) if noise is None else noise
-        sigmas = self.draw_sigmas(len(latents), latents.device) if sigmas is None else sigmas
+        sigmas = self.draw_sigmas(len(latents)).to(latents.device) if sigmas is None else sigmas
         level = sigmas.view(-1, 1, 1, 1, 1, 1)
         noisy = (1 - level) * latents + level * noise
         output = self.call(network, noisy, sigmas, latents, reference_mask, text)

@@ -1,0 +1,153 @@
+"""The whole command line on tiny shards: fit, resume, validate, predict."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+import yaml
+from safetensors import safe_open
+
+from main import main
+from scene4d.grid_format import read_grid
+from scene4d.sample_format import SceneSample, encode_sample, encode_video
+
+SIZE, VIEWS, FRAMES = 32, 3, 9
+
+
+def moving_square(seed: int) -> np.ndarray:
+    """A dark square on white that moves over time and, by another amount, over views."""
+    images = np.full((VIEWS, FRAMES, SIZE, SIZE, 3), 255, np.uint8)
+    for v in range(VIEWS):
+        for t in range(FRAMES):
+            x = (2 + seed + 2 * v + 2 * t) % (SIZE - 10)
+            images[v, t, 8:18, x : x + 10] = (40 * (seed % 5), 60, 90)
+    return images
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    for name in ("train", "val"):
+        with wds.TarWriter(str(folder / f"objects-{name}-000000.tar")) as writer:
+            for k in range(4):
+                text = np.full((1, 8), k / 4, np.float32)
+                writer.write(encode_sample(SceneSample(f"{name}{k}", "objects", moving_square(k), 12.0, text=text)))
+    return folder
+
+
+def config(shards, root, **changes) -> str:
+    source = lambda name, **more: {  # noqa: E731
+        "name": "objects", "urls": [str(shards / f"objects-{name}-*.tar")],
+        "selection": {"class_path": "datamodules.GridSelection",
+                      "init_args": {"views": 2, "view_strides": [1], "frames": FRAMES, **more}},
+    }  # fmt: skip
+    content = {
+        "seed_everything": 1,
+        "model": {"class_path": "lightning_modules.VideoDiffusion", "init_args": {
+            "network": {"class_path": "scene4d.networks.WanGridTransformer", "init_args": {
+                "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "text_dim": 8,
+                "freq_dim": 16, "ffn_dim": 32, "num_layers": 1, "patch_size": [1, 1, 1]}},
+            "autoencoder": {"class_path": "scene4d.networks.PatchAutoencoder",
+                            "init_args": {"channels": 4, "width": 64, "depth": 1}},
+            "flow": {"prediction": "data"}, "sample_steps": 2,
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+            "evaluation": {"class_path": "lightning_modules.grid_evaluation.GridEvaluation",
+                           "init_args": {"linear_batches": 1}},
+        }},
+        "data": {"class_path": "datamodules.SceneDataModule", "init_args": {
+            "size": SIZE, "batch_size": 2, "val_batch_size": 4, "num_workers": 0, "depth": False,
+            "train": [source("train", reverse_views=0.0)], "val": [source("val", random=False)]}},
+        "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 4, "log_every_n_steps": 1,
+                    "enable_progress_bar": False, "num_sanity_val_steps": 0, "val_check_interval": 4,
+                    "check_val_every_n_epoch": None, "default_root_dir": str(root), "callbacks": [
+                        {"class_path": "callbacks.ExponentialMovingAverage"},
+                        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                         "init_args": {"save_last": True, "every_n_train_steps": 2}},
+                        {"class_path": "callbacks.WeightsExport",
+                         "init_args": {"path": "weights.safetensors", "trainable_only": True}}]},
+    }  # fmt: skip
+    content["trainer"] |= changes
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "in.yaml").write_text(yaml.safe_dump(content))
+    return str(root / "in.yaml")
+
+
+def parameters(cli) -> dict[str, torch.Tensor]:
+    return {k: v.detach().clone() for k, v in cli.model.network.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    return root, main(["fit", "--config", config(shards, root)])
+
+
+def test_only_the_self_attention_trains(trained):
+    _, cli = trained
+    torch.manual_seed(0)
+    names = {k for k, p in cli.model.network.named_parameters() if p.requires_grad}
+    assert names and all(".attn1." in k for k in names)
+    with safe_open(str(trained[0] / "weights.safetensors"), "pt") as file:
+        assert set(file.keys()) == names
+
+
+def test_a_killed_run_goes_on_with_the_next_batch(trained, shards, tmp_path):
+    whole = parameters(trained[1])
+    main(["fit", "--config", config(shards, tmp_path, max_steps=2)])
+    again = main(["fit", "--config", config(shards, tmp_path), "--ckpt_path", "last"])
+    assert again.trainer.global_step == 4
+    for name, value in parameters(again).items():  # same batches, same noise: the same bits
+        assert torch.equal(whole[name], value), name
+
+
+def test_validate_scores_every_method(trained, shards):
+    root, _ = trained
+    main([
+        "validate", "--config", str(root / "in.yaml"), "--ckpt_path", "last", "--trainer.callbacks",
+        '[{"class_path": "callbacks.MetricsExport", "init_args": {"path": "scores.json"}}, '
+        '{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": true}}]',
+    ])  # fmt: skip
+    scores = json.loads((root / "scores.json").read_text())["diffusion"]["objects"]
+    assert scores["scenes"] == 4
+    methods = {"sample", "one_step", "sample_static_reference", "sample_other_reference", "copy_freeze_time",
+               "copy_fixed_view", "blend", "blurred_copy", "linear", "autoencoder"}  # fmt: skip
+    assert set(scores) == methods | {"scenes"}
+    assert set(scores["sample"]) == {"psnr", "psnr_foreground", "ssim", "perceptual", "iou", "sharpness"}
+    assert scores["copy_freeze_time"]["psnr"] < 30 and np.isfinite(scores["sample"]["psnr"])
+
+
+def test_predict_from_two_videos(trained, tmp_path):
+    root, _ = trained
+    scene = moving_square(3)
+    (tmp_path / "fixed.mp4").write_bytes(encode_video(scene[0], 12, crf=1))
+    (tmp_path / "freeze.mp4").write_bytes(encode_video(scene[:, 0], 12, crf=1))
+    main([
+        "predict", "--config", str(root / "in.yaml"), "--config", "configs/evaluation/predict_grid.yaml",
+        "--data.init_args.size", str(SIZE), "--data.init_args.frames", "9", "--data.init_args.views", "3",
+        "--data.init_args.fixed_view", str(tmp_path / "fixed.mp4"),
+        "--data.init_args.freeze_time", str(tmp_path / "freeze.mp4"),
+        "--trainer.default_root_dir", str(tmp_path / "out"),
+    ])  # fmt: skip
+    grid = read_grid(tmp_path / "out" / "grid.safetensors")
+    assert grid.images.shape == (1, 3, 9, 3, SIZE, SIZE) and (tmp_path / "out" / "grid.mp4").stat().st_size > 0
+    truth = torch.from_numpy(scene).movedim(-1, 2).float() / 255
+    assert (grid.images[0, 0] - truth[0]).abs().mean() < 0.02  # references are the given frames
+    assert (grid.images[0, 1:, 1:] - truth[1:, 1:]).abs().mean() > 0.01  # the rest is generated
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--data.init_args.size", "20"], "multiple of 8"),
+        (["--data.init_args.train", "[]", "--data.init_args.val", '[{"name": "x", "urls": ["absent.tar"], '
+          '"selection": {"class_path": "datamodules.GridSelection"}}]'], "absent.tar"),
+        (["--model.init_args.initial_weights", "[absent.safetensors]"], "absent.safetensors"),
+        (["--model.init_args.trainable", "[attention3]"], "attention3"),
+        (["--model.init_args.flow.prediction", "noise"], "noise"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_named(shards, tmp_path, change, message):
+    with pytest.raises(Exception, match=message):
+        main(["fit", "--config", config(shards, tmp_path), *change])

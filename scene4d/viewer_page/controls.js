@@ -81,11 +81,11 @@ function tick(now) {
   const elapsed = now - previous;
   previous = now;
   if (state.playing) {
-    state.clock += Math.min(elapsed, 250);
-    const steps = Math.floor((state.clock * meta.fps) / 1000);
-    if (steps > 0) {
-      state.clock -= (steps * 1000) / meta.fps;
-      setTime((state.time + steps) % meta.counts.length);
+    const period = 1000 / meta.fps; // a slow machine plays slower rather than skip timesteps
+    state.clock = Math.min(state.clock + elapsed, 2 * period);
+    if (state.clock >= period) {
+      state.clock -= period;
+      setTime((state.time + 1) % meta.counts.length);
     }
   }
   const moving = state.playing || now - state.moved < 200;

@@ -6,18 +6,15 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= $(shell nproc)
 
-.PHONY: demo test test-slow small-data venv lint clean-demo
+.PHONY: test test-slow small-data venv lint
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade "pip>=24"
-	$(PY) -m pip install --quiet torch torchvision
-	$(PY) -m pip install --quiet -e ".[preparation,dev]"
+	$(PY) -m pip install --quiet --progress-bar on -e ".[preparation,dev]"
 	touch $@
 
-demo: venv
-	$(PY) -m demo
+include demo.mk
 
 test: venv
 	$(PY) -m pytest -m "not slow"
@@ -26,10 +23,7 @@ test-slow: venv
 	$(PY) -m pytest -m slow
 
 small-data: venv
-	$(PY) -m datamodules.preparation.small
+	bash datamodules/preparation/small_data.sh $(PY)
 
 lint: venv
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
-
-clean-demo:
-	rm -rf outputs/demo

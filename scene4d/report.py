@@ -22,6 +22,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 PARTS = ("diffusion", "reconstruction")
+RUNS = ("demo", "shipped")
 TRAINED = (
     "sample", "one_step", "sample_static_reference", "sample_other_reference", "pose_free", "given_cameras",
 )  # fmt: skip
@@ -127,24 +128,39 @@ def plain(value: Any) -> Any:
     raise ValueError(f"cannot write {type(value).__name__} {value!r} as JSON")
 
 
+def show(path: str, made: list[str]) -> None:
+    """Prints the table of a `metrics.json` and what was made.
+
+    Raises:
+        ValueError: The file is missing or not of this format; names it.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        blocks, minutes = {run: content[run] for run in RUNS}, content["minutes"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path!r} is no metrics.json: {error!r}") from error
+    log.info("%s", table(blocks))
+    log.info("\nmade in %.1f minutes:", minutes)
+    for made_path in [*made, path]:
+        log.info("  %s%s", made_path, "" if Path(made_path).exists() else "  (missing)")
+
+
 def main(args: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--demo", nargs="+", required=True, help="JSON files of the run that just ended")
-    parser.add_argument("--shipped", nargs="+", required=True, help="JSON files of the committed weights")
-    parser.add_argument("--started", type=float, required=True, help="when the run began, seconds since 1970")
+    parser.add_argument("--demo", nargs="+", default=[], help="JSON files of the run that just ended")
+    parser.add_argument("--shipped", nargs="+", default=[], help="JSON files of the committed weights")
+    parser.add_argument("--started", type=float, default=time.time(), help="when it began, seconds since 1970")
     parser.add_argument("--made", nargs="*", default=[], help="files and folders to list")
-    parser.add_argument("--output", required=True, help="metrics.json to write")
+    parser.add_argument("--output", required=True, help="metrics.json, to write or, without --demo, to show")
     options = parser.parse_args(args)
-    blocks = {"demo": read_block(options.demo), "shipped": read_block(options.shipped)}
-    minutes = round((time.time() - options.started) / 60, 2)
-    write_json(options.output, {**blocks, "minutes": minutes})
-    log.info("%s", table(blocks))
-    log.info("\nmade in %.1f minutes:", minutes)
-    for path in [*options.made, options.output]:
-        log.info("  %s%s", path, "" if Path(path).exists() else "  (missing)")
+    if options.demo or options.shipped:
+        blocks = {"demo": read_block(options.demo), "shipped": read_block(options.shipped)}
+        minutes = round((time.time() - options.started) / 60, 2)
+        write_json(options.output, {**blocks, "minutes": minutes})
+    show(options.output, options.made)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+# make demo: the main job, a step a file. An interrupted run goes on where it stopped, inside a training too;
+# a finished run prints its table again; `make clean-demo` starts over.
+DEMO := outputs/demo
+WEIGHTS := assets/small/weights
+SHARDS := assets/small/shards
+RUN := $(PY) -W ignore main.py
+# optimizer steps of the four trainings
+STEPS_1 ?= 120
+STEPS_2 ?= 50
+STEPS_STATIC ?= 60
+STEPS_DYNAMIC ?= 30
+# batches of 8 held-out scenes a source that are scored
+SCORED ?= 2
+SCENE ?= 0
+
+.PHONY: demo clean-demo
+demo: $(DEMO)/metrics.json
+	$(PY) -m scene4d.report --output $(DEMO)/metrics.json --made $(DEMO)/grid.mp4 $(DEMO)/orbit.mp4 \
+	    $(DEMO)/viewer.html $(DEMO)/frames
+
+clean-demo:
+	rm -rf $(DEMO)
+
+$(DEMO)/started: | venv
+	mkdir -p $(DEMO)
+	date +%s > $@
+
+# the two videos a user would bring: what moves, and what it looks like from elsewhere
+$(DEMO)/references/fixed_view.mp4: $(DEMO)/started
+	$(PY) -m datamodules.preparation.example_videos --shard $(SHARDS)/objects-val-000000.tar --index $(SCENE) \
+	    --output $(DEMO)/references
+
+# 1. the 4D video diffusion: the self-attention of the base video model, through both durations
+$(DEMO)/diffusion_stage1/diffusion.safetensors: $(DEMO)/started
+	$(RUN) fit --config configs/small/diffusion_stage1.yaml --ckpt_path last \
+	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_1) --trainer.val_check_interval $(STEPS_1) \
+	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_1)
+$(DEMO)/diffusion_stage2/diffusion.safetensors: $(DEMO)/diffusion_stage1/diffusion.safetensors
+	$(RUN) fit --config configs/small/diffusion_stage2.yaml --ckpt_path last \
+	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_2) --trainer.val_check_interval $(STEPS_2) \
+	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_2) \
+	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]'
+
+# 2. its scores on held-out scenes, beside those of the committed weights
+SCORE_GRIDS = $(RUN) validate --config configs/small/diffusion_stage2.yaml --config configs/evaluation/diffusion.yaml \
+    --trainer.default_root_dir $(@D) --trainer.limit_val_batches $(SCORED)
+$(DEMO)/scores/diffusion.json: $(DEMO)/diffusion_stage2/diffusion.safetensors
+	$(SCORE_GRIDS) --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]'
+$(DEMO)/shipped/diffusion.json: $(DEMO)/started
+	$(SCORE_GRIDS) --model.init_args.initial_weights \
+	    '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]'
+
+# 3. from the two videos to the whole view x time grid
+$(DEMO)/grid.safetensors: $(DEMO)/diffusion_stage2/diffusion.safetensors $(DEMO)/references/fixed_view.mp4
+	$(RUN) predict --config configs/small/diffusion_stage2.yaml --config configs/evaluation/predict_grid.yaml \
+	    --trainer.default_root_dir $(DEMO) \
+	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]' \
+	    --data.init_args.fixed_view $(DEMO)/references/fixed_view.mp4 \
+	    --data.init_args.freeze_time $(DEMO)/references/freeze_time.mp4
+
+# 4. the reconstructor: static stage, then dynamic stage
+$(DEMO)/reconstruction_static/reconstruction_static.safetensors: $(DEMO)/started
+	$(RUN) fit --config configs/small/reconstruction_static.yaml --data configs/data/small_reconstruction_static.yaml \
+	    --ckpt_path last --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_STATIC) \
+	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
+	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_STATIC)
+$(DEMO)/reconstruction_dynamic/reconstruction.safetensors: $(DEMO)/reconstruction_static/reconstruction_static.safetensors
+	$(RUN) fit --config configs/small/reconstruction_dynamic.yaml --data configs/data/small_reconstruction_dynamic.yaml \
+	    --ckpt_path last --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_DYNAMIC) \
+	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
+	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_DYNAMIC) \
+	    --model.init_args.lr_scheduler.init_args.warmup_steps 5 \
+	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $<]'
+
+SCORE_VIEWS = $(RUN) validate --config configs/small/reconstruction_dynamic.yaml \
+    --config configs/evaluation/reconstruction.yaml --trainer.default_root_dir $(@D)
+$(DEMO)/scores/reconstruction.json: $(DEMO)/reconstruction_dynamic/reconstruction.safetensors
+	$(SCORE_VIEWS) --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $<]'
+$(DEMO)/shipped/reconstruction.json: $(DEMO)/started
+	$(SCORE_VIEWS) --model.init_args.initial_weights \
+	    '[$(WEIGHTS)/geometry.safetensors, $(WEIGHTS)/reconstruction.safetensors]'
+
+# 5. from the generated grid to cameras and Gaussians of every timestep
+$(DEMO)/viewer.html: $(DEMO)/grid.safetensors $(DEMO)/reconstruction_dynamic/reconstruction.safetensors
+	$(RUN) predict --config configs/small/reconstruction_dynamic.yaml \
+	    --config configs/evaluation/predict_gaussians.yaml --trainer.default_root_dir $(DEMO) \
+	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $(word 2,$^)]' \
+	    --data.init_args.paths '[$<]'
+
+# 6. all scores beside their baselines
+$(DEMO)/metrics.json: $(DEMO)/scores/diffusion.json $(DEMO)/shipped/diffusion.json $(DEMO)/scores/reconstruction.json \
+    $(DEMO)/shipped/reconstruction.json $(DEMO)/viewer.html
+	$(PY) -m scene4d.report --demo $(DEMO)/scores/diffusion.json $(DEMO)/scores/reconstruction.json \
+	    --shipped $(DEMO)/shipped/diffusion.json $(DEMO)/shipped/reconstruction.json \
+	    --started $$(cat $(DEMO)/started) --output $@ > /dev/null

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ class AutoencoderTraining(L.LightningModule):
         lr_scheduler: Builds a schedule from the optimizer, stepped every batch.
         edge_weight: Weight of the L1 distance of image gradients, which keeps edges sharp.
         latent_weight: Weight of the squared latents; keeps their scale near one.
+        initial_batches: Training batches whose principal components start the linear part; 0 when the network
+            starts from trained weights.
     """
 
     def __init__(
@@ -33,11 +35,12 @@ class AutoencoderTraining(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         edge_weight: float = 0.5,
         latent_weight: float = 1e-3,
+        initial_batches: int = 16,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.build, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
-        self.edge_weight, self.latent_weight = edge_weight, latent_weight
+        self.edge_weight, self.latent_weight, self.initial_batches = edge_weight, latent_weight, initial_batches
         self.network: nn.Module | None = None
         self.results: dict = {}
         self.pictures: dict[str, Tensor] = {}
@@ -45,6 +48,13 @@ class AutoencoderTraining(L.LightningModule):
     def configure_model(self) -> None:
         if self.network is None:
             self.network = self.build()
+
+    def on_train_start(self) -> None:
+        """Sets the linear part of an untrained network from a few hundred training videos."""
+        if self.global_step == 0 and self.initial_batches > 0:
+            batches = islice(self.trainer.datamodule.train_dataloader(), self.initial_batches)
+            videos = torch.cat([rearrange(b.images, "b v t c h w -> (b v) c t h w") for b in batches])
+            self.network.initialize(videos.to(self.device) * 2 - 1)
 
     def training_step(self, batch: SceneBatch, index: int) -> Tensor:
         video = rearrange(batch.images, "b v t c h w -> (b v) c t h w") * 2 - 1
@@ -58,10 +68,11 @@ class AutoencoderTraining(L.LightningModule):
         return loss + self.latent_weight * latents.square().mean()
 
     def _track_moments(self, latents: Tensor, momentum: float = 0.01) -> None:
-        """Exponential moving mean and deviation a channel, in the network's own buffers."""
-        network, axes = self.network, (0, 2, 3, 4)
-        network.mean.lerp_(latents.mean(axes), momentum)
-        network.std.lerp_(latents.std(axes), momentum)
+        """Exponential moving mean a channel and deviation of all, in the network's own buffers."""
+        mean = latents.mean((0, 2, 3, 4))
+        deviation = (latents - mean.view(1, -1, 1, 1, 1)).square().mean().sqrt()
+        self.network.mean.lerp_(mean, momentum)
+        self.network.std.lerp_(deviation.expand_as(self.network.std), momentum)
 
     def validation_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> None:
         images = decode_grid(self.network, encode_grid(self.network, batch.images))

@@ -80,8 +80,8 @@ class WanAutoencoder(nn.Module):
 class PatchAutoencoder(nn.Module):
     """A small causal transformer autoencoder: patches of 8 x 8 pixels x 4 frames (1 for the first frame).
 
-    On a CPU it costs a twentieth of a convolutional `AutoencoderKLWan` of the same quality budget, since nearly
-    all its work is matrix products. Same interface, same compression, same causality.
+    Nearly all its work is matrix products, which a CPU does best. A linear codec (principal components of the
+    patches, `initialize`) runs beside the transformers, which learn what it misses.
 
     Args:
         channels: Latent channels.
@@ -110,6 +110,11 @@ class PatchAutoencoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head_first = nn.Linear(width, pixels)
         self.head_group = nn.Linear(width, pixels * self.group)
+        self.linear_in = nn.ModuleList(nn.Linear(n, channels, bias=False) for n in (pixels, pixels * self.group))
+        self.linear_out = nn.ModuleList(nn.Linear(channels, n, bias=False) for n in (pixels, pixels * self.group))
+        for layer in (self.to_latent[-1], self.head_first, self.head_group):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         if weights is not None:
@@ -118,7 +123,7 @@ class PatchAutoencoder(nn.Module):
             load_weights(self, weights)
 
     def encode(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
-        """Video in [-1, 1] -> latents, zero mean and unit variance a channel over the training set.
+        """Video in [-1, 1] -> latents of zero mean and unit variance over the training set.
 
         White (1) is the zero of the patches: most of an object render is exactly zero.
         """
@@ -131,34 +136,53 @@ class PatchAutoencoder(nn.Module):
 
     def encode_raw(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
         """Latents before normalisation."""
-        video, p = video - 1, self.patch
-        first = rearrange(video[:, :, :1], "n c t (y p) (x q) -> n t y x (c p q)", p=p, q=p)
-        tokens = self.embed_first(first)
-        if video.shape[2] > 1:
-            rest = rearrange(
-                video[:, :, 1:], "n c (m g) (y p) (x q) -> n m y x (g c p q)", g=self.group, p=p, q=p
-            )
-            tokens = torch.cat([tokens, self.embed_group(rest)], 1)
+        first, rest = self._patches(video)
+        tokens = torch.cat([self.embed_first(first), self.embed_group(rest)], 1)
+        linear = torch.cat([self.linear_in[0](first), self.linear_in[1](rest)], 1)
         tokens = tokens + _positions(*tokens.shape[2:], tokens.device)
         for block in self.encoder:
             tokens = block(tokens)
-        return rearrange(self.to_latent(tokens), "n m y x z -> n z m y x").float()
+        return rearrange(linear + self.to_latent(tokens), "n m y x z -> n z m y x").float()
 
     def decode_raw(self, latents: Float[Tensor, "n z m y x"]) -> Float[Tensor, "n c t h w"]:
         """Video from latents before normalisation."""
-        p = self.patch
-        tokens = self.from_latent(rearrange(latents, "n z m y x -> n m y x z"))
+        latents, p = rearrange(latents, "n z m y x -> n m y x z"), self.patch
+        tokens = self.from_latent(latents)
         tokens = tokens + _positions(*tokens.shape[2:], tokens.device)
         for block in self.decoder:
             tokens = block(tokens)
         tokens = self.norm(tokens)
-        first = self.head_first(tokens[:, :1])
-        video = rearrange(first, "n m y x (c p q) -> n c m (y p) (x q)", p=p, q=p)
-        if tokens.shape[1] > 1:
-            rest = self.head_group(tokens[:, 1:])
-            rest = rearrange(rest, "n m y x (g c p q) -> n c (m g) (y p) (x q)", g=self.group, p=p, q=p)
-            video = torch.cat([video, rest], 2)
-        return video.float() + 1
+        first = self.head_first(tokens[:, :1]) + self.linear_out[0](latents[:, :1])
+        rest = self.head_group(tokens[:, 1:]) + self.linear_out[1](latents[:, 1:])
+        first = rearrange(first, "n m y x (c p q) -> n c m (y p) (x q)", p=p, q=p)
+        rest = rearrange(rest, "n m y x (g c p q) -> n c (m g) (y p) (x q)", g=self.group, p=p, q=p)
+        return torch.cat([first, rest], 2).float() + 1
+
+    def _patches(self, video: Tensor) -> tuple[Float[Tensor, "n 1 y x p"], Float[Tensor, "n m y x gp"]]:
+        """Patches of the first frame, and of the groups of four frames after it; white is zero."""
+        video, p = video - 1, self.patch
+        first = rearrange(video[:, :, :1], "n c t (y p) (x q) -> n t y x (c p q)", p=p, q=p)
+        rest = rearrange(video[:, :, 1:], "n c (m g) (y p) (x q) -> n m y x (g c p q)", g=self.group, p=p, q=p)
+        return first, rest
+
+    @torch.no_grad()
+    def initialize(self, video: Float[Tensor, "n c t h w"]) -> None:
+        """Sets the linear codec to the principal components of the patches of training videos in [-1, 1].
+
+        Components are scaled by the inverse square root of their deviation, so that latents keep some of the
+        order of importance, and all together to unit variance.
+        """
+        for k, patches in enumerate(self._patches(video)):
+            rows = patches.flatten(0, 3).float()
+            rows = rows[rows.abs().amax(1) > 0.02]
+            energy, basis = torch.linalg.eigh((rows.T @ rows / len(rows)).double())
+            count = self.linear_in[k].weight.shape[0]
+            deviation = energy.flip(0)[:count].clamp(min=1e-9).sqrt()
+            basis = basis.flip(1)[:, :count]
+            scale = deviation.rsqrt()
+            scale = scale / (deviation * scale).square().mean().sqrt()
+            self.linear_in[k].weight.copy_((basis * scale).T)
+            self.linear_out[k].weight.copy_(basis / scale)
 
     def forward(self, video: Float[Tensor, "n c t h w"]) -> tuple[Tensor, Tensor]:
         """Training pass: (reconstruction in about [-1, 1], raw latents)."""

@@ -31,7 +31,8 @@ class ResumableLoader:
     really taken, whatever workers have prepared ahead. A new iteration goes on after the last batch taken.
 
     With another number of ranks or workers than saved, the place is carried over only approximately, with a
-    warning: each worker goes on after the mean progress of the old ones.
+    warning: each worker goes on after the mean progress of the old ones. With other sources, they start from
+    the beginning, with a warning.
 
     Args:
         batches: The mixture.
@@ -73,14 +74,20 @@ class ResumableLoader:
         """The state of all ranks; called on every rank, since Lightning writes that of rank 0."""
         own = {"taken": self._taken, "workers": list(self._states)}
         _, world = rank_and_world()
-        if world == 1:
-            return {"ranks": [own]}
-        ranks: list[dict[str, Any]] = [{}] * world
-        dist.all_gather_object(ranks, own)
-        return {"ranks": ranks}
+        ranks: list[dict[str, Any]] = [own] * world
+        if world > 1:
+            dist.all_gather_object(ranks, own)
+        return {"sources": self._sources(), "ranks": ranks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes this rank's part of a saved state."""
+        if state.get("sources", self._sources()) != self._sources():
+            log.warning(
+                "the data state was saved with the sources %s, now they are %s: starting from the beginning",
+                state["sources"],
+                self._sources(),
+            )
+            return
         rank, world = rank_and_world()
         ranks, workers = state["ranks"], len(self._states)
         if len(ranks) == world and len(ranks[0]["workers"]) == workers:
@@ -98,6 +105,9 @@ class ResumableLoader:
             [worker for item in ranks for worker in item["workers"] if worker], world * workers
         )
         self._taken, self._states = 0, [mean] * workers
+
+    def _sources(self) -> list[str]:
+        return [ingredient.name for ingredient in self.dataset.ingredients]
 
 
 def _mean_state(states: list[dict[str, Any]], workers: int) -> dict[str, Any] | None:

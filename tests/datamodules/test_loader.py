@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import socket
 from itertools import islice
@@ -84,6 +85,16 @@ def test_other_number_of_workers_is_carried_over_with_a_warning(urls, caplog):
     assert progress[0][0] >= 6  # 24 of the 36 samples were objects: 6 shards of 4
 
 
+def test_other_sources_start_from_the_beginning_with_a_warning(urls, caplog):
+    first = loader(urls, 0)
+    take(first, 3)
+    only_objects = {"objects": urls["objects"]}
+    second = loader(only_objects, 0)
+    second.load_state_dict(first.state_dict())
+    assert "['objects', 'physics'], now they are ['objects']" in caplog.text
+    assert take(second, 3) == take(loader(only_objects, 0), 3)
+
+
 def test_unreadable_source_raises_one_line_also_from_a_worker(tmp_path):
     (tmp_path / "bad.tar").write_bytes(b"x" * 3000)
     for workers in (0, 1):
@@ -93,6 +104,7 @@ def test_unreadable_source_raises_one_line_also_from_a_worker(tmp_path):
 
 
 def run_rank(rank, urls, port, folder):
+    multiprocessing.set_start_method("fork", force=True)  # of the data workers: they start at once
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
     found = {}

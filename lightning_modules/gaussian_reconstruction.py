@@ -216,8 +216,7 @@ class GaussianReconstruction(L.LightningModule):
     def predict_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> Reconstruction:
         """Turns a whole grid (every view an input, cameras not needed) into a 4D scene."""
         result = self.reconstruct(batch.images)
-        result.frame_times, result.keys = batch.frame_times, batch.keys
-        return result
+        return Reconstruction(result.cameras, result.gaussians, batch.frame_times, batch.keys)
 
 
 def normalised_truth(batch: SceneBatch, inputs: int) -> tuple[Tensor, Cameras]:

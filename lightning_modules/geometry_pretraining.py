@@ -11,7 +11,8 @@ from einops import rearrange
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from scene4d.geometry.cameras import normalise_scene
+from scene4d.geometry.cameras import normalise_scene, relative_to_first
+from scene4d.geometry.pose_encoding import decode_pose
 from scene4d.geometry.rotations import rotation_angle
 from scene4d.geometry.supervision import (
     confidence_loss,
@@ -134,7 +135,11 @@ class GeometryPretraining(L.LightningModule):
         true, found = (x.c2w[:, 1:, :3, :3] for x in (cameras, prediction.cameras))
         identity = torch.eye(3, device=depths.device).expand_as(true)
         relative = (prediction.depths - depths).abs() / depths.clamp(min=1e-6)
+        with torch.autocast(depths.device.type, enabled=False):
+            first = decode_pose(prediction.poses[0].float(), *depths.shape[-2:])
+            first = relative_to_first(first.c2w)[:, 1:, :3, :3]
         return {
+            f"{stage}/rotation_deg_first": rotation_angle(first, true).mean(),
             f"{stage}/rotation_deg": rotation_angle(found, true).mean(),
             f"{stage}/rotation_deg_identity": rotation_angle(identity, true).mean(),
             f"{stage}/depth_abs_rel": masked_mean(relative, depths > 0),

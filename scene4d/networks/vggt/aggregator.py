@@ -27,14 +27,14 @@ class AggregatedTokens:
         camera: Camera tokens of the last layer.
         rows: Patches along y.
         columns: Patches along x.
-        match_logits: Of the optional view matcher, see `ViewMatcher`.
+        matched: Of the optional view matcher, see `ViewMatcher`; its n runs over (b t).
     """
 
     layers: dict[int, Float[Tensor, "b t v l e"]]
     camera: Float[Tensor, "b t v e"]
     rows: int
     columns: int
-    match_logits: Float[Tensor, "b t v p v2 p2"] | None = None
+    matched: MatchedTokens | None = None
 
 
 class Aggregator(nn.Module):
@@ -121,8 +121,7 @@ class Aggregator(nn.Module):
         special = x.shape[2] - rows * columns
         rotation = patch_rotation(rows, columns, special, self.head_dim, self.rope_base, x.device)
         layers, camera = self._attend(rearrange(x, "(b t) v l d -> b t v l d", b=b), rotation, special)
-        logits = None if matched is None else matched.logits.unflatten(0, (b, t))
-        return AggregatedTokens(layers, camera, rows, columns, logits)
+        return AggregatedTokens(layers, camera, rows, columns, matched)
 
     def _embed(self, frames: Float[Tensor, "n v 3 h w"]) -> Float[Tensor, "n v l d"]:
         standardised = (frames.flatten(0, 1) - self.image_mean) / self.image_std

@@ -44,21 +44,24 @@ class CameraHead(nn.Module):
         self.poseLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 3 * dim))
         self.adaln_norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.pose_branch = Mlp(dim, dim // 2, POSE_SIZE)
-        self._start_at_identity()
+        start_at_identity(self.pose_branch.fc2, 1 / iterations)
 
-    def _start_at_identity(self) -> None:
-        """The last iteration of an untrained head says: no motion, 45 degrees of view."""
-        identity = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 0.785, 0.785])
-        nn.init.normal_(self.pose_branch.fc2.weight, std=0.02)
-        with torch.no_grad():
-            self.pose_branch.fc2.bias.copy_(identity / self.iterations)
+    def forward(
+        self, tokens: Float[Tensor, "b v e"], start: Float[Tensor, "b v 9"] | None = None
+    ) -> list[Float[Tensor, "b v 9"]]:
+        """Returns the pose after every iteration, the last one best; fields of view are not negative.
 
-    def forward(self, tokens: Float[Tensor, "b v e"]) -> list[Float[Tensor, "b v 9"]]:
-        """Returns the pose after every iteration, the last one best; fields of view are not negative."""
+        Args:
+            tokens: Camera tokens.
+            start: Pose to refine; None = nothing is known, as in VGGT.
+        """
         tokens = self.token_norm(tokens)
         pose = self.empty_pose_tokens.expand(*tokens.shape[:2], -1)
         total: Tensor | float = 0.0
         poses = []
+        if start is not None:
+            poses, pose = [start], start.detach()
+            total = pose
         for _ in range(self.iterations):
             shift, scale, gate = self.poseLN_modulation(self.embed_pose(pose)).chunk(3, -1)
             x = gate * (self.adaln_norm(tokens) * (1 + scale) + shift) + tokens
@@ -69,3 +72,11 @@ class CameraHead(nn.Module):
             total_detached = total.detach()
             pose, total = total_detached, total_detached
         return poses
+
+
+def start_at_identity(layer: nn.Linear, share: float = 1.0) -> None:
+    """Makes an untrained layer say `share` of: no motion, 45 degrees of view."""
+    identity = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 0.785, 0.785])
+    nn.init.normal_(layer.weight, std=0.02)
+    with torch.no_grad():
+        layer.bias.copy_(identity * share)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scene4d.geometry.cameras import relative_to_first
 from scene4d.geometry.pose_encoding import decode_pose
 from scene4d.networks.vggt.aggregator import Aggregator
-from scene4d.networks.vggt.camera_head import CameraHead
+from scene4d.networks.vggt.camera_head import CameraHead, start_at_identity
 from scene4d.networks.vggt.dpt_head import DPTHead
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
 from scene4d.networks.vggt.view_matcher import ViewMatcher
@@ -118,6 +118,8 @@ class ReconstructionNetwork(nn.Module):
         self.camera_head = CameraHead(
             2 * dim, camera_depth, camera_heads, camera_iterations, camera_mlp_ratio, layer_scale
         )
+        if match_views:  # the head refines the matcher's guess instead of starting from nothing
+            start_at_identity(self.camera_head.pose_branch.fc2, 0.0)
 
         def dense(out: int, output_scale: float = 0.0) -> DPTHead:
             return DPTHead(
@@ -133,7 +135,9 @@ class ReconstructionNetwork(nn.Module):
         """Images in [0, 1] to cameras, depth and raw Gaussian parameters."""
         height, width = images.shape[-2:]
         tokens = self.aggregator(images)
-        poses = self.camera_head(tokens.camera[:, 0])
+        matched, timesteps = tokens.matched, images.shape[2]
+        start = None if matched is None else matched.poses[::timesteps]  # of the first timestep
+        poses = self.camera_head(tokens.camera[:, 0], start)
         with torch.autocast(images.device.type, enabled=False):
             cameras = decode_pose(poses[-1], height, width)
             cameras = Cameras(relative_to_first(cameras.c2w), cameras.intrinsics)
@@ -149,5 +153,5 @@ class ReconstructionNetwork(nn.Module):
             depth_confidence=1 + confidence.clamp(max=20).exp(),
             points=points,
             gaussians=None if self.gaussian_head is None else self.gaussian_head(tokens, images),
-            match_logits=tokens.match_logits,
+            match_logits=None if matched is None else matched.logits.unflatten(0, (-1, timesteps)),
         )

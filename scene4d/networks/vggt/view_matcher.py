@@ -17,6 +17,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scene4d.networks.vggt.camera_head import POSE_SIZE, start_at_identity
+
 CELL = 4  # pixels along the side of a feature cell
 MAX_VIEWS = 16  # later views share the last place
 CHANNELS = 4  # x, y displacement, confidence, cycle agreement
@@ -29,11 +31,13 @@ class MatchedTokens:
     Attributes:
         patches: Added to the patch tokens.
         camera: Added to the camera token.
+        poses: First guess of the pose encoding, from the displacements alone.
         logits: Similarity of cell p of view v with cell p2 of view v2, scaled by the temperature.
     """
 
     patches: Float[Tensor, "n v l d"]
     camera: Float[Tensor, "n v 1 d"]
+    poses: Float[Tensor, "n v 9"]
     logits: Float[Tensor, "n v p v2 p2"]
 
 
@@ -88,6 +92,8 @@ class ViewMatcher(nn.Module):
         )
         self.to_camera = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.order = nn.Embedding(MAX_VIEWS, dim)
+        self.to_poses = nn.Linear(dim, POSE_SIZE)
+        start_at_identity(self.to_poses)
 
     def forward(self, frames: Float[Tensor, "n v 3 h w"], rows: int, columns: int) -> MatchedTokens:
         """Matches the views of each row of `frames`, ordered along the camera path."""
@@ -95,7 +101,7 @@ class ViewMatcher(nn.Module):
         height, width = rows * self.ratio, columns * self.ratio
         features = self.encoder(frames.flatten(0, 1)).unflatten(0, (n, v))
         logits = torch.einsum("nvpf,nwqf->nvpwq", features, features) * self.log_temperature.exp()
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
             cells, positions = _describe(logits.float(), height, width)
         grouped = rearrange(
             cells, "n v (y i x j) c -> n v (y x) (i j c)", y=rows, x=columns, i=self.ratio, j=self.ratio
@@ -104,8 +110,10 @@ class ViewMatcher(nn.Module):
         located = self.to_cells(torch.cat([cells, positions.expand(n, v, -1, -1)], -1))
         pooled = (located * weight).sum(2) / weight.sum(2).clamp(min=1e-3)
         place = self.order(torch.arange(v, device=frames.device).clamp(max=MAX_VIEWS - 1))
-        camera = self.to_camera(pooled + place)[:, :, None]
-        return MatchedTokens(self.to_patches(grouped).float(), camera.float(), logits)
+        camera = self.to_camera(pooled + place).float()
+        with torch.autocast(frames.device.type, enabled=False):
+            poses = self.to_poses(camera)
+        return MatchedTokens(self.to_patches(grouped).float(), camera[:, :, None], poses, logits)
 
 
 def _describe(

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-VGGT_UNUSED = ("track_head.",)
-ADDED_TO_VGGT = ("aggregator.temporal", "gaussian_head.")
+VGGT_UNUSED = ("track_head.", "point_head.")
+ADDED_TO_VGGT = ("aggregator.temporal", "aggregator.matcher.", "gaussian_head.")
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def load_weights(
     Args:
         network: Takes the weights, converted to its own precision.
         weights: State dict.
-        unused: Prefixes of weights that the network has no place for.
+        unused: Prefixes of weights that are dropped if the network has no such part.
         optional: Prefixes of parameters that may keep their initial values.
         name: What to call the weights in errors.
 
@@ -59,7 +59,8 @@ def load_weights(
         ValueError: Another architecture; names the first mismatch and both shapes.
     """
     own = network.state_dict()
-    given = {key: value for key, value in weights.items() if not key.startswith(tuple(unused))}
+    dropped = tuple(prefix for prefix in unused if not any(key.startswith(prefix) for key in own))
+    given = {key: value for key, value in weights.items() if not key.startswith(dropped)}
     for key in [*given, *own]:
         if key not in given and key.startswith(tuple(optional)):
             continue

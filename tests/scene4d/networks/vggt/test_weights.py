@@ -1,0 +1,52 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from scene4d.networks.vggt import load_weights, read_weights
+
+
+class Small(nn.Module):
+    def __init__(self, width=3):
+        super().__init__()
+        self.aggregator = nn.Linear(2, width)
+        self.gaussian_head = nn.Linear(2, 2)
+
+
+def geometry():
+    return {"aggregator.weight": torch.full((3, 2), 2.0), "aggregator.bias": torch.ones(3)}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_loads_a_file_and_names_what_is_new(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    given = geometry() | {"track_head.x": torch.zeros(1), "point_head.x": torch.zeros(1)}
+    save_file(given, path) if suffix == ".safetensors" else torch.save(given, path)
+    network = Small()
+    kept = load_weights(network, read_weights(path))
+    assert network.aggregator.weight.eq(2).all()
+    assert kept == ["gaussian_head.weight", "gaussian_head.bias"]
+
+
+def test_missing_file_says_which_file_goes_where(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.safetensors.*VGGT-1B"):
+        read_weights(tmp_path / "nowhere.safetensors")
+
+
+def test_pickles_are_refused(tmp_path):
+    torch.save({"model": nn.Linear(1, 1)}, tmp_path / "bad.pt")
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        read_weights(tmp_path / "bad.pt")
+
+
+def test_other_architectures_are_named_with_both_shapes():
+    with pytest.raises(
+        ValueError, match=r"'aggregator\.weight' is \[3, 2\] there and \[5, 2\] in the network"
+    ):
+        load_weights(Small(width=5), geometry())
+    with pytest.raises(ValueError, match=r"'other\.bias' is \[1\] there and absent in the network"):
+        load_weights(Small(), geometry() | {"other.bias": torch.zeros(1)})
+    incomplete = geometry()
+    del incomplete["aggregator.bias"]
+    with pytest.raises(ValueError, match=r"'aggregator\.bias' is absent there and \[3\]"):
+        load_weights(Small(), incomplete)

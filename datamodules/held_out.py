@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator, Sequence
 from random import Random
+from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -49,7 +50,7 @@ class HeldOutBatches(IterableDataset):
             yield str(error)
 
     def _scene(self, members: Members) -> SceneBatch:
-        return self.read(members, Random(f"{self.seed}/{self.name}/{members['__key__']}"))
+        return self.read(members, Random(f"{self.seed}/{self.name}/{str(members['__key__'])}"))
 
     def _batches(self) -> Iterator[list[Members]]:
         batch: list[Members] = []
@@ -62,14 +63,15 @@ class HeldOutBatches(IterableDataset):
             yield batch
 
     def _own(self) -> Iterator[Members]:
-        count, last, own = 0, None, None
-        for last in (members for url in self.urls for members in read_shard(url)):
+        count, repeated = 0, Members()
+        for members in (sample for url in self.urls for sample in read_shard(url)):
             if count % self.ranks == self.rank:
-                own = last
-                yield own
+                yield members
+            if count % self.ranks == self.rank or count < self.rank:
+                repeated = members
             count += 1
         if 0 < count % self.ranks <= self.rank:
-            yield own or last
+            yield repeated
 
 
 class HeldOutLoader:
@@ -119,5 +121,5 @@ def _count(url: str) -> int:
         raise ValueError(f"shard {url!r} cannot be read: {error}") from error
 
 
-def _as_is(batch: SceneBatch | str) -> SceneBatch | str:
+def _as_is(batch: Any) -> Any:
     return batch

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from datamodules.mixture import Delivery, MixedBatches
+from datamodules.mixture import MixedBatches
 from scene4d.types import SceneBatch
 
 log = logging.getLogger(__name__)
@@ -121,5 +121,5 @@ def _mean_state(states: list[dict[str, Any]], workers: int) -> dict[str, Any] | 
     return {"draws": sum(state["draws"] for state in states) // workers, "shards": shards, "skipped": 0}
 
 
-def _as_is(delivery: Delivery) -> Delivery:
+def _as_is(delivery: Any) -> Any:
     return delivery

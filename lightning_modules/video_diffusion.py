@@ -78,6 +78,7 @@ class VideoDiffusion(L.LightningModule):
         self.autoencoder: nn.Module | None = None
         self.results: dict = {}
         self.pictures: dict[str, Tensor] = {}
+        self.fixed_losses: dict[str, list[Tensor]] = {}
 
     def configure_model(self) -> None:
         """Builds the networks once, on whatever device and precision the strategy sets up."""
@@ -148,6 +149,7 @@ class VideoDiffusion(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.pictures.clear()
+        self.fixed_losses.clear()
         if not self.fitting:
             self.trainer.datamodule.setup("fit")
             loader = self.trainer.datamodule.train_dataloader()
@@ -155,6 +157,10 @@ class VideoDiffusion(L.LightningModule):
             self.evaluation.start(self, batches)
 
     def on_validation_epoch_end(self) -> None:
+        means = {name: torch.stack(losses).mean() for name, losses in self.fixed_losses.items()}
+        if means:
+            self.log_dict({f"val/loss_{name}": mean for name, mean in means.items()}, sync_dist=True)
+            self.log("val/loss", torch.stack(list(means.values())).mean(), sync_dist=True, prog_bar=True)
         if not self.fitting:
             self.results = self.evaluation.compute()
             for source, methods in self.results["diffusion"].items():
@@ -172,9 +178,7 @@ class VideoDiffusion(L.LightningModule):
         for sigma in FIXED_SIGMAS:
             sigmas = latents.new_full((len(latents),), sigma)
             total += self.flow.loss(self.network, latents, mask, batch.text, sigmas, noise).mean() / len(FIXED_SIGMAS)
-        count, name = len(latents), batch.source[0]
-        self.log(f"val/loss_{name}", total, add_dataloader_idx=False, batch_size=count, sync_dist=True)
-        self.log("val/loss", total, add_dataloader_idx=False, batch_size=count, sync_dist=True, prog_bar=True)
+        self.fixed_losses.setdefault(batch.source[0], []).append(total.detach())
 
     def noise(self, shape: torch.Size) -> Tensor:
         """The same unit Gaussian noise for the same shape, run after run."""

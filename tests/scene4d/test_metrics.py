@@ -192,3 +192,12 @@ def test_table_sums_over_ranks():
     result = table.compute()
     assert result["objects"] == {"scenes": 3, "sample": {"psnr": 20.0}}  # (10 + 10 + 40) / 3
     assert result["static"] == {"scenes": 1, "sample": {"psnr": 40.0}}
+
+
+def test_scores_do_not_change_under_autocast():
+    truth = torch.rand(2, 3, 3, 32, 32)
+    reference = torch.zeros(2, 3, dtype=torch.bool)
+    reference[0] = True
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = score_grid(truth, truth, reference, lambda a, b: (a - b).abs().mean((1, 2, 3)))
+    assert scores["ssim"] == pytest.approx(1.0, abs=1e-5)

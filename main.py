@@ -45,7 +45,11 @@ def main(args: list[str] | None = None) -> Scene4DCLI:
 def one_line(error: Exception) -> str:
     """The part of a message that says what is wrong: jsonargparse lists every type that it tried."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    telling = [line for line in lines if re.search(r"does not accept|not exist|[Nn]o such|not found|expected|Unable|got", line)]
+    telling = [
+        line
+        for line in lines
+        if re.search(r"does not accept|not exist|[Nn]o such|not found|expected|Unable|got", line)
+    ]
     return " ".join(dict.fromkeys([lines[0], *telling[:2]])) if lines else type(error).__name__
 
 

@@ -129,4 +129,6 @@ def read_square_video(path: str, size: int) -> Float[Tensor, "t 3 h w"]:
     images = torch.from_numpy(square).movedim(-1, 1).float() / 255
     if side == size:
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(
+        0, 1
+    )

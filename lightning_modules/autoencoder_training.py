@@ -40,7 +40,11 @@ class AutoencoderTraining(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.build, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
-        self.edge_weight, self.latent_weight, self.initial_batches = edge_weight, latent_weight, initial_batches
+        self.edge_weight, self.latent_weight, self.initial_batches = (
+            edge_weight,
+            latent_weight,
+            initial_batches,
+        )
         self.network: nn.Module | None = None
         self.results: dict = {}
         self.pictures: dict[str, Tensor] = {}
@@ -78,7 +82,9 @@ class AutoencoderTraining(L.LightningModule):
         images = decode_grid(self.network, encode_grid(self.network, batch.images))
         error = (images - batch.images).square().mean((2, 3, 4, 5))
         name = batch.source[0]
-        self.log(f"val/psnr_{name}", -10 * error.log10().mean(), add_dataloader_idx=False, batch_size=error.numel())
+        self.log(
+            f"val/psnr_{name}", -10 * error.log10().mean(), add_dataloader_idx=False, batch_size=error.numel()
+        )
         if index == 0:
             pair = torch.stack([batch.images[0, 0], images[0, 0]])[:, ::4]
             self.pictures[f"autoencoder_{name}"] = rearrange(pair, "n t c h w -> c (n h) (t w)").float()

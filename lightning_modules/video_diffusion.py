@@ -127,7 +127,9 @@ class VideoDiffusion(L.LightningModule):
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         text = batch.text
         if text is not None:
-            text = text * (torch.rand(len(text), 1, 1, generator=generator) >= self.text_dropout).to(self.device)
+            text = text * (torch.rand(len(text), 1, 1, generator=generator) >= self.text_dropout).to(
+                self.device
+            )
         losses = self.flow.loss(self.network, latents, mask, text, sigmas, noise)
         self.log("train/loss", losses.mean(), prog_bar=True)
         if index % max(1, self.trainer.log_every_n_steps) == 0:
@@ -153,7 +155,9 @@ class VideoDiffusion(L.LightningModule):
         if not self.fitting:
             self.trainer.datamodule.setup("fit")
             loader = self.trainer.datamodule.train_dataloader()
-            batches = (batch.to(self.device).images for batch in islice(loader, self.evaluation.linear_batches))
+            batches = (
+                batch.to(self.device).images for batch in islice(loader, self.evaluation.linear_batches)
+            )
             self.evaluation.start(self, batches)
 
     def on_validation_epoch_end(self) -> None:
@@ -177,7 +181,9 @@ class VideoDiffusion(L.LightningModule):
         total = 0.0
         for sigma in FIXED_SIGMAS:
             sigmas = latents.new_full((len(latents),), sigma)
-            total += self.flow.loss(self.network, latents, mask, batch.text, sigmas, noise).mean() / len(FIXED_SIGMAS)
+            total += self.flow.loss(self.network, latents, mask, batch.text, sigmas, noise).mean() / len(
+                FIXED_SIGMAS
+            )
         self.fixed_losses.setdefault(batch.source[0], []).append(total.detach())
 
     def noise(self, shape: torch.Size) -> Tensor:
@@ -199,7 +205,9 @@ class VideoDiffusion(L.LightningModule):
         """
         mask = latent_reference_mask(reference)
         latents = self.encode(torch.where(reference[..., None, None, None], images, 1.0))
-        x = self.flow.sample(self.network, self.noise(latents.shape), latents, mask, text, steps, self.guidance)
+        x = self.flow.sample(
+            self.network, self.noise(latents.shape), latents, mask, text, steps, self.guidance
+        )
         return torch.where(reference[..., None, None, None], images, self.decode(x))
 
     def predict_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> SceneBatch:

@@ -152,7 +152,9 @@ def main(args: list[str] | None = None) -> None:
     )
     parser.add_argument("--demo", nargs="+", default=[], help="JSON files of the run that just ended")
     parser.add_argument("--shipped", nargs="+", default=[], help="JSON files of the committed weights")
-    parser.add_argument("--started", type=float, default=time.time(), help="when it began, seconds since 1970")
+    parser.add_argument(
+        "--started", type=float, default=time.time(), help="when it began, seconds since 1970"
+    )
     parser.add_argument("--made", nargs="*", default=[], help="files and folders to list")
     parser.add_argument("--output", required=True, help="metrics.json, to write or, without --demo, to show")
     options = parser.parse_args(args)

@@ -122,7 +122,9 @@ def read_meta(members: dict[str, bytes]) -> dict:
     return meta
 
 
-def decode_sample(members: dict[str, bytes], views: Sequence[int] | None = None, depth: bool = True) -> SceneSample:
+def decode_sample(
+    members: dict[str, bytes], views: Sequence[int] | None = None, depth: bool = True
+) -> SceneSample:
     """Decodes one WebDataset sample; the inverse of `encode_sample` up to compression.
 
     Args:
@@ -166,7 +168,9 @@ def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
         stream = container.add_stream("libx264", rate=round(fps), options={"crf": str(crf), "preset": "slow"})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+            )
         container.mux(stream.encode())
     return buffer.getvalue()
 
@@ -221,7 +225,9 @@ def _check(sample: SceneSample) -> None:
     if not sample.key or any(c in sample.key for c in "./"):
         raise ValueError(f"key {sample.key!r} must be non-empty, without dots or slashes")
     if sample.images.ndim != 5 or sample.images.shape[-1] != 3 or sample.images.dtype != np.uint8:
-        raise ValueError(f"{sample.key}: images must be uint8 v t h w 3, got {sample.images.dtype} {sample.images.shape}")
+        raise ValueError(
+            f"{sample.key}: images must be uint8 v t h w 3, got {sample.images.dtype} {sample.images.shape}"
+        )
     v, t, h, w, _ = sample.images.shape
     for name, value, shape in (("c2w", sample.c2w, (v, 4, 4)), ("intrinsics", sample.intrinsics, (v, 3, 3))):
         if value is not None and (value.shape != shape or not np.isfinite(value).all()):
@@ -229,4 +235,6 @@ def _check(sample: SceneSample) -> None:
     if sample.depths is not None:
         expected = (v, len(sample.depth_frames), h, w)
         if sample.depths.shape != expected or any(not 0 <= k < t for k in sample.depth_frames):
-            raise ValueError(f"{sample.key}: depths must be {expected} at frames < {t}, got {sample.depths.shape}")
+            raise ValueError(
+                f"{sample.key}: depths must be {expected} at frames < {t}, got {sample.depths.shape}"
+            )

@@ -49,7 +49,9 @@ def write_references(scene: SceneSample, output: Path, frames: int, views: int, 
 
 def main(args: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shard", required=True, help="shard of held-out scenes")
     parser.add_argument("--index", type=int, default=0, help="which scene of the shard")
     parser.add_argument("--output", required=True, type=Path, help="folder")

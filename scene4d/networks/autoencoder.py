@@ -41,7 +41,9 @@ def encode_grid(autoencoder: nn.Module, images: Float[Tensor, "b v t c h w"]) ->
     return rearrange(autoencoder.encode(video * 2 - 1), "(b v) z n y x -> b v n z y x", b=b, v=v)
 
 
-def decode_grid(autoencoder: nn.Module, latents: Float[Tensor, "b v n z y x"]) -> Float[Tensor, "b v t c h w"]:
+def decode_grid(
+    autoencoder: nn.Module, latents: Float[Tensor, "b v n z y x"]
+) -> Float[Tensor, "b v t c h w"]:
     """Decodes a grid of latents, view by view, to images in [0, 1]."""
     b, v = latents.shape[:2]
     video = autoencoder.decode(rearrange(latents, "b v n z y x -> (b v) z n y x"))
@@ -70,7 +72,9 @@ class WanAutoencoder(nn.Module):
 
     def encode(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
         """Video in [-1, 1] -> the mode of the posterior, normalised with the checkpoint's own numbers."""
-        return (self.model.encode(video.to(self.model.dtype)).latent_dist.mode().float() - self.mean) / self.std
+        return (
+            self.model.encode(video.to(self.model.dtype)).latent_dist.mode().float() - self.mean
+        ) / self.std
 
     def decode(self, latents: Float[Tensor, "n z m y x"]) -> Float[Tensor, "n c t h w"]:
         """Normalised latents -> video in [-1, 1]."""
@@ -96,7 +100,12 @@ class PatchAutoencoder(nn.Module):
     group = 4
 
     def __init__(
-        self, channels: int = 32, width: int = 256, depth: int = 5, noise: float = 0.1, weights: str | None = None
+        self,
+        channels: int = 32,
+        width: int = 256,
+        depth: int = 5,
+        noise: float = 0.1,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         self.noise = noise
@@ -110,8 +119,12 @@ class PatchAutoencoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head_first = nn.Linear(width, pixels)
         self.head_group = nn.Linear(width, pixels * self.group)
-        self.linear_in = nn.ModuleList(nn.Linear(n, channels, bias=False) for n in (pixels, pixels * self.group))
-        self.linear_out = nn.ModuleList(nn.Linear(channels, n, bias=False) for n in (pixels, pixels * self.group))
+        self.linear_in = nn.ModuleList(
+            nn.Linear(n, channels, bias=False) for n in (pixels, pixels * self.group)
+        )
+        self.linear_out = nn.ModuleList(
+            nn.Linear(channels, n, bias=False) for n in (pixels, pixels * self.group)
+        )
         for layer in (self.to_latent[-1], self.head_first, self.head_group):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -162,7 +175,9 @@ class PatchAutoencoder(nn.Module):
         """Patches of the first frame, and of the groups of four frames after it; white is zero."""
         video, p = video - 1, self.patch
         first = rearrange(video[:, :, :1], "n c t (y p) (x q) -> n t y x (c p q)", p=p, q=p)
-        rest = rearrange(video[:, :, 1:], "n c (m g) (y p) (x q) -> n m y x (g c p q)", g=self.group, p=p, q=p)
+        rest = rearrange(
+            video[:, :, 1:], "n c (m g) (y p) (x q) -> n m y x (g c p q)", g=self.group, p=p, q=p
+        )
         return first, rest
 
     @torch.no_grad()
@@ -200,7 +215,9 @@ class _CausalBlock(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.time = nn.Linear(2 * width, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Float[Tensor, "n m y x d"]) -> Float[Tensor, "n m y x d"]:
         n, _, height, _, _ = x.shape

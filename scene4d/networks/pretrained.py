@@ -28,7 +28,9 @@ def read_weights(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"weights file {str(path)!r} does not exist; put a safetensors file there or change the path")
+        raise ValueError(
+            f"weights file {str(path)!r} does not exist; put a safetensors file there or change the path"
+        )
     try:
         state = load_file(path)
     except Exception as error:  # safetensors raises its own Rust types
@@ -40,7 +42,9 @@ def explain_mismatch(own: dict, loaded: dict, name: str) -> None:
     """Raises ValueError that names the first key whose presence or shape differs."""
     for key, value in own.items():
         if key not in loaded:
-            raise ValueError(f"{name} has no {key!r} ({tuple(value.shape)}): a checkpoint of another architecture")
+            raise ValueError(
+                f"{name} has no {key!r} ({tuple(value.shape)}): a checkpoint of another architecture"
+            )
         if loaded[key].shape != value.shape:
             found, expected = tuple(loaded[key].shape), tuple(value.shape)
             raise ValueError(f"{name}: {key!r} is {found}, this network expects {expected}")
@@ -63,7 +67,7 @@ def from_pretrained(model_class: type, pretrained: str, subfolder: str, dtype: t
     """
     try:
         return model_class.from_pretrained(pretrained, subfolder=subfolder, torch_dtype=dtype)  # type: ignore[attr-defined]
-    except (OSError, EnvironmentError) as error:
+    except OSError as error:
         raise ValueError(
             f"cannot load {model_class.__name__} from {pretrained!r}: {str(error).splitlines()[0]} "
             f"Without a network, download that repository elsewhere and put config.json and the *.safetensors "

@@ -194,7 +194,9 @@ class WanGridTransformer(nn.Module):
         self.base.rope.views, self.base.rope.max_latent_frames = v, self.max_latent_frames
         hook = None
         if references is not None and reference_mask is not None:
-            hook = self.base.patch_embedding.register_forward_hook(self._add_references(references, reference_mask))
+            hook = self.base.patch_embedding.register_forward_hook(
+                self._add_references(references, reference_mask)
+            )
         try:
             out = self.base(_flatten(latents), sigmas * 1000, text, return_dict=False)[0]
         finally:
@@ -217,7 +219,9 @@ class WanGridTransformer(nn.Module):
     def _check(self, views: int, frames: int, height: int, width: int) -> None:
         _, ph, pw = self.base.config.patch_size
         if height % ph or width % pw:
-            raise ValueError(f"latents are {height} x {width}, both must be divisible by the patch {ph} x {pw}")
+            raise ValueError(
+                f"latents are {height} x {width}, both must be divisible by the patch {ph} x {pw}"
+            )
         if views > 1 and frames > self.max_latent_frames:
             raise ValueError(
                 f"{frames} latent frames exceed max_latent_frames = {self.max_latent_frames}: positions would collide"

@@ -33,7 +33,9 @@ def shards(tmp_path_factory):
         with wds.TarWriter(str(folder / f"objects-{name}-000000.tar")) as writer:
             for k in range(4):
                 text = np.full((1, 8), k / 4, np.float32)
-                writer.write(encode_sample(SceneSample(f"{name}{k}", "objects", moving_square(k), 12.0, text=text)))
+                writer.write(
+                    encode_sample(SceneSample(f"{name}{k}", "objects", moving_square(k), 12.0, text=text))
+                )
     return folder
 
 
@@ -131,7 +133,9 @@ def test_predict_from_two_videos(trained, tmp_path):
         "--trainer.default_root_dir", str(tmp_path / "out"),
     ])  # fmt: skip
     grid = read_grid(tmp_path / "out" / "grid.safetensors")
-    assert grid.images.shape == (1, 3, 9, 3, SIZE, SIZE) and (tmp_path / "out" / "grid.mp4").stat().st_size > 0
+    assert (
+        grid.images.shape == (1, 3, 9, 3, SIZE, SIZE) and (tmp_path / "out" / "grid.mp4").stat().st_size > 0
+    )
     truth = torch.from_numpy(scene).movedim(-1, 2).float() / 255
     assert (grid.images[0, 0] - truth[0]).abs().mean() < 0.02  # references are the given frames
     assert (grid.images[0, 1:, 1:] - truth[1:, 1:]).abs().mean() > 0.01  # the rest is generated

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask, sampling_sigmas, shift_sigmas
+from scene4d.diffusion.rectified_flow import (
+    RectifiedFlow,
+    latent_reference_mask,
+    sampling_sigmas,
+    shift_sigmas,
+)
 
 
 def grid(b=2, v=2, n=3):
@@ -47,7 +52,9 @@ def test_a_perfect_network_has_no_loss_and_samples_the_data(prediction):
         return (noisy - x) / sigmas.view(-1, 1, 1, 1, 1, 1).clamp(min=1e-6)
 
     assert flow.loss(perfect, x, mask).max() < 1e-6
-    torch.testing.assert_close(flow.sample(perfect, torch.randn_like(x), x, mask, steps=5), x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        flow.sample(perfect, torch.randn_like(x), x, mask, steps=5), x, atol=1e-4, rtol=0
+    )
 
 
 def test_references_do_not_count_in_the_loss_and_are_fed_clean():
@@ -76,13 +83,17 @@ def test_velocity_and_data_losses_agree_above_the_floor():
         return (noisy - guess) / s.view(-1, 1, 1, 1, 1, 1)
 
     ours = RectifiedFlow(prediction="data").loss(data, x, mask, None, sigmas, noise)
-    theirs = RectifiedFlow(prediction="velocity", clean_references=False).loss(velocity, x, mask, None, sigmas, noise)
+    theirs = RectifiedFlow(prediction="velocity", clean_references=False).loss(
+        velocity, x, mask, None, sigmas, noise
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_samples_keep_the_given_references():
     x, mask = grid(), corner_mask()
-    out = RectifiedFlow().sample(lambda noisy, *rest: torch.zeros_like(noisy), torch.randn_like(x), x, mask, steps=2)
+    out = RectifiedFlow().sample(
+        lambda noisy, *rest: torch.zeros_like(noisy), torch.randn_like(x), x, mask, steps=2
+    )
     assert torch.equal(out[mask], x[mask])
 
 

@@ -5,7 +5,13 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 
-from scene4d.networks.autoencoder import PatchAutoencoder, WanAutoencoder, decode_grid, encode_grid, latent_frames
+from scene4d.networks.autoencoder import (
+    PatchAutoencoder,
+    WanAutoencoder,
+    decode_grid,
+    encode_grid,
+    latent_frames,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +36,12 @@ def test_compression_and_causality(name, request):
         latents = encode_grid(codec, images)
         assert latents.shape[:3] == (1, 2, 3) and latents.shape[-2:] == (4, 2)
         assert decode_grid(codec, latents).shape == images.shape
-        torch.testing.assert_close(encode_grid(codec, images[:, :, :5]), latents[:, :, :2], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(encode_grid(codec, images[:, :, :1]), latents[:, :, :1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            encode_grid(codec, images[:, :, :5]), latents[:, :, :2], rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(
+            encode_grid(codec, images[:, :, :1]), latents[:, :, :1], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("frames, count", [(1, 1), (5, 2), (17, 5), (29, 8), (61, 16), (81, 21)])

@@ -7,7 +7,15 @@ from diffusers import WanTransformer3DModel
 from scene4d.kernels.attention import fused_view_time_attention
 from scene4d.networks.wan import GridRotaryEmbedding, WanGridTransformer
 
-SIZES = dict(num_attention_heads=2, attention_head_dim=24, in_channels=4, text_dim=16, freq_dim=32, ffn_dim=64, num_layers=2)
+SIZES = dict(
+    num_attention_heads=2,
+    attention_head_dim=24,
+    in_channels=4,
+    text_dim=16,
+    freq_dim=32,
+    ffn_dim=64,
+    num_layers=2,
+)
 
 
 def make_pair(**kwargs):
@@ -48,7 +56,9 @@ def test_full_attention_and_dense_positions_are_the_base_on_all_frames(monkeypat
     wrapper, plain = make_pair(max_latent_frames=3)
     monkeypatch.setattr(
         "scene4d.networks.wan.fused_view_time_attention",
-        lambda q, k, v, grid, backend: fused_view_time_attention(q, k, v, grid=(1, 1, q.shape[1]), backend=backend),
+        lambda q, k, v, grid, backend: fused_view_time_attention(
+            q, k, v, grid=(1, 1, q.shape[1]), backend=backend
+        ),
     )
     x, sigmas, text = inputs(1, 2, 3)
     expected = plain(flat(x), sigmas * 1000, text, return_dict=False)[0]
@@ -120,7 +130,9 @@ def test_two_grids_before_one_backward_and_checkpointing_give_equal_gradients():
 def test_saved_base_loads_in_plain_diffusers(tmp_path):
     wrapper, _ = make_pair()
     wrapper.base.save_pretrained(tmp_path / "transformer")
-    _, info = WanTransformer3DModel.from_pretrained(tmp_path, subfolder="transformer", output_loading_info=True)
+    _, info = WanTransformer3DModel.from_pretrained(
+        tmp_path, subfolder="transformer", output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"]
     again = WanGridTransformer(pretrained=str(tmp_path))
     x, sigmas, text = inputs(1, 2, 3)

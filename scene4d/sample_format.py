@@ -150,8 +150,10 @@ def decode_sample(
     text = None
     if "text.npy" in members:
         text = np.load(io.BytesIO(members["text.npy"]), allow_pickle=False).astype(np.float32)
-    pick = lambda name: None if meta[name] is None else np.asarray(meta[name], np.float32)[chosen]  # noqa: E731
-    c2w, intrinsics = pick("c2w"), pick("intrinsics")
+    c2w, intrinsics = (
+        None if meta[name] is None else np.asarray(meta[name], np.float32)[chosen]
+        for name in ("c2w", "intrinsics")
+    )
     if any(x is not None and not np.isfinite(x).all() for x in (c2w, intrinsics)):
         raise ValueError(f"sample {key!r}: a camera is not finite")
     return SceneSample(
@@ -166,6 +168,7 @@ def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps), options={"crf": str(crf), "preset": "slow"})
+        stream.codec_context.thread_count = 1  # the same bytes on every machine
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
         for frame in frames:
             container.mux(

@@ -214,6 +214,7 @@ def test_fit_from_a_config_then_validate_with_the_exported_weights(tmp_path):
             "accelerator": "cpu", "devices": 1, "max_steps": 2, "val_check_interval": 2,
             "check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "logger": False,
             "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+            "default_root_dir": str(tmp_path),
             "callbacks": [{"class_path": "callbacks.WeightsExport",
                            "init_args": {"path": str(tmp_path / "geometry.safetensors"), "half": True}}]},
     }  # fmt: skip

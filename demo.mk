@@ -63,7 +63,8 @@ $(DEMO)/reconstruction_static/reconstruction_static.safetensors: $(DEMO)/started
 	$(RUN) fit --config configs/small/reconstruction_static.yaml --data configs/data/small_reconstruction_static.yaml \
 	    --ckpt_path last --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_STATIC) \
 	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
-	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_STATIC)
+	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_STATIC) \
+	    --model.init_args.lr_scheduler.init_args.warmup_steps 5
 $(DEMO)/reconstruction_dynamic/reconstruction.safetensors: $(DEMO)/reconstruction_static/reconstruction_static.safetensors
 	$(RUN) fit --config configs/small/reconstruction_dynamic.yaml --data configs/data/small_reconstruction_dynamic.yaml \
 	    --ckpt_path last --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_DYNAMIC) \

@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= $(shell nproc)
+# threads that wait must not spin: numba, torch and the data workers share the cores
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: test test-slow small-data venv lint
 venv: $(VENV)/.installed

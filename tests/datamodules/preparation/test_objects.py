@@ -222,7 +222,7 @@ def test_preparation_goes_on_where_it_stopped(megaglest, tmp_path, fake_captions
     assert again.name == "objects-train-000002.tar"
     ours, theirs = tar_content(again), tar_content(out / again.name)
     assert ours.keys() == theirs.keys(), "a scene depends on nothing but seed, split, index"
-    for name in ours:  # a last bit of the linear algebra library may flip a sample at an edge
+    for name in ours:  # single pixels differ by up to 56 levels between runs; the cause was not found
         if name.endswith("mp4"):
             difference = decode_video(ours[name]).astype(int) - decode_video(theirs[name])
             assert np.abs(difference).mean() < 0.2, name

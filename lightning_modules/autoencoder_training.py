@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from scene4d.networks.autoencoder import decode_grid, encode_grid
+from scene4d.networks.trainable import trainable_parameters
 from scene4d.types import SceneBatch
 
 
@@ -24,6 +25,8 @@ class AutoencoderTraining(L.LightningModule):
         lr_scheduler: Builds a schedule from the optimizer, stepped every batch.
         edge_weight: Weight of the L1 distance of image gradients, which keeps edges sharp.
         latent_weight: Weight of the squared latents; keeps their scale near one.
+        trainable: Regular expressions on parameter names; what matches trains. Names of the decoder alone sharpen
+            it under diffusion models that know the latents already; their normalisation then stays, too.
         initial_batches: Training batches whose principal components start the linear part; 0 when the network
             starts from trained weights.
     """
@@ -35,6 +38,7 @@ class AutoencoderTraining(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         edge_weight: float = 0.5,
         latent_weight: float = 1e-3,
+        trainable: list[str] = [".*"],  # noqa: B006 - jsonargparse shows it as the default
         initial_batches: int = 16,
     ) -> None:
         super().__init__()
@@ -45,6 +49,7 @@ class AutoencoderTraining(L.LightningModule):
             latent_weight,
             initial_batches,
         )
+        self.trainable = trainable
         self.network: nn.Module | None = None
         self.results: dict = {}
         self.pictures: dict[str, Tensor] = {}
@@ -52,6 +57,7 @@ class AutoencoderTraining(L.LightningModule):
     def configure_model(self) -> None:
         if self.network is None:
             self.network = self.build()
+            trainable_parameters(self.network, self.trainable)
 
     def on_train_start(self) -> None:
         """Sets the linear part of an untrained network from a few hundred training videos."""
@@ -66,7 +72,8 @@ class AutoencoderTraining(L.LightningModule):
         difference = output - video
         edges = sum(difference.diff(dim=axis).abs().mean() for axis in (-1, -2))
         loss = difference.square().mean() * 4 + difference.abs().mean() + self.edge_weight * edges
-        self._track_moments(latents.detach())
+        if any(p.requires_grad for p in self.network.encoder.parameters()):
+            self._track_moments(latents.detach())
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/psnr", 6.02 - 10 * difference.detach().square().mean().log10(), prog_bar=True)
         return loss + self.latent_weight * latents.square().mean()
@@ -93,7 +100,7 @@ class AutoencoderTraining(L.LightningModule):
         self.results = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
 
     def configure_optimizers(self):
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
         return {

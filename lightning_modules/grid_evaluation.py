@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from lightning_modules.video_diffusion import VideoDiffusion
 
 SOURCES = ("objects", "physics", "homography", "static", "capture")
-METHODS = (
-    "sample", "one_step", "sample_static_reference", "sample_other_reference", "copy_freeze_time",
-    "copy_fixed_view", "blend", "blurred_copy", "linear", "autoencoder",
-)  # fmt: skip
+GENERATED = ("sample", "one_step", "sample_static_reference", "sample_other_reference")
+BASELINES = ("copy_freeze_time", "copy_fixed_view", "blend", "blurred_copy", "linear", "autoencoder")
 
 
 class GridEvaluation:
@@ -35,37 +33,46 @@ class GridEvaluation:
     Args:
         white_background: Sources whose silhouettes are scored.
         linear_batches: Training batches that the linear predictor is fitted on.
+        baselines: Whether to score what was not trained, too: the same for all weights of one autoencoder.
     """
 
     def __init__(
         self,
         white_background: list[str] = ["objects"],  # noqa: B006
         linear_batches: int = 16,
+        baselines: bool = True,
     ) -> None:
-        self.white_background, self.linear_batches = white_background, linear_batches
+        self.white_background, self.baselines = white_background, baselines
+        self.linear_batches = linear_batches if baselines else 0
         self.table: ScoreTable | None = None
         self.perceptual: PerceptualLoss | None = None
         self.linear: LinearPredictor | None = None
 
     def start(self, module: VideoDiffusion, training_images: Iterable[Tensor]) -> None:
         """Empties the table and fits the linear predictor."""
-        self.table = ScoreTable(SOURCES, METHODS).to(module.device)
+        self.table = ScoreTable(SOURCES, GENERATED + BASELINES).to(module.device)
         self.perceptual = self.perceptual or PerceptualLoss().to(module.device)
-        self.linear = LinearPredictor(module.encode, module.decode).fit(training_images)
+        if self.baselines:
+            self.linear = LinearPredictor(module.encode, module.decode).fit(training_images)
 
     def add(self, module: VideoDiffusion, batch: SceneBatch) -> None:
         """Generates and scores one batch of a single source."""
         source = batch.source[0]
         reference = torch.zeros_like(batch.reference)
         reference[:, 0], reference[:, :, 0] = True, True
-        for method, images in self.methods(module, batch.images, reference, batch.text).items():
+        methods = self.generated(module, batch.images, reference, batch.text)
+        if self.baselines:
+            methods |= self.copied(module, batch.images)
+        for method, images in methods.items():
             images = torch.where(reference[..., None, None, None], batch.images, images)
             for ours, truth, mask in zip(images, batch.images, reference):
                 white = source in self.white_background
                 self.table.update(source, method, score_grid(ours, truth, mask, self.perceptual, white))
 
-    def methods(self, module: VideoDiffusion, images: Tensor, reference: Tensor, text: Tensor | None) -> dict:
-        """All grids by method, `b v t c h w`."""
+    def generated(
+        self, module: VideoDiffusion, images: Tensor, reference: Tensor, text: Tensor | None
+    ) -> dict[str, Float[Tensor, "b v t c h w"]]:
+        """Grids of the network by method."""
         steps = module.sample_steps
         still, other = images.clone(), images.clone()
         still[:, 0] = images[:, 0, :1]
@@ -75,6 +82,13 @@ class GridEvaluation:
             "one_step": module.generate(images, reference, text, 1),
             "sample_static_reference": module.generate(still, reference, text, steps),
             "sample_other_reference": module.generate(other, reference, text, steps),
+        }
+
+    def copied(
+        self, module: VideoDiffusion, images: Float[Tensor, "b v t c h w"]
+    ) -> dict[str, Float[Tensor, "b v t c h w"]]:
+        """Grids of the baselines by method."""
+        return {
             "copy_freeze_time": copy_freeze_time(images),
             "copy_fixed_view": copy_fixed_view(images),
             "blend": blend(images),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import lightning as L
@@ -47,7 +47,7 @@ class VideoDiffusion(L.LightningModule):
         guidance: Weight of classifier-free guidance; 1 = off, as the paper has it when both videos are given.
         text_dropout: Probability of training a sample without its caption.
         sample_seed: Of the noise that sampling starts from.
-        compile: Whether to compile the network with torch.compile.
+        compile: Whether to compile the network's blocks (`compile_blocks`); needs a C++ compiler on the CPU.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class VideoDiffusion(L.LightningModule):
         count = len(trainable_parameters(network, self.trainable))
         log.info("%d parameter tensors of the network train", count)
         if self.compile_network:
-            network.compile(dynamic=False)
+            network.compile_blocks()
         self.autoencoder = self.build_autoencoder().eval().requires_grad_(False)
         self.network = network
 
@@ -153,12 +153,14 @@ class VideoDiffusion(L.LightningModule):
         self.pictures.clear()
         self.fixed_losses.clear()
         if not self.fitting:
+            self.evaluation.start(self, self._training_images(self.evaluation.linear_batches))
+
+    def _training_images(self, count: int) -> Iterator[Tensor]:
+        """The images of the first training batches, for the linear predictor."""
+        if count:
             self.trainer.datamodule.setup("fit")
-            loader = self.trainer.datamodule.train_dataloader()
-            batches = (
-                batch.to(self.device).images for batch in islice(loader, self.evaluation.linear_batches)
-            )
-            self.evaluation.start(self, batches)
+            for batch in islice(self.trainer.datamodule.train_dataloader(), count):
+                yield batch.to(self.device).images
 
     def on_validation_epoch_end(self) -> None:
         means = {name: torch.stack(losses).mean() for name, losses in self.fixed_losses.items()}

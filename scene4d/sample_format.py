@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import av
+from av.video.reformatter import VideoReformatter
 import numpy as np
 from PIL import Image
 
@@ -182,7 +183,9 @@ def decode_video(data: bytes) -> np.ndarray:
     """mp4 bytes -> uint8 `t h w 3`. One decoding thread: workers are processes already."""
     with av.open(io.BytesIO(data)) as container:
         container.streams.video[0].thread_type = "NONE"
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        to_rgb = VideoReformatter()  # one for all frames: each call of frame.to_ndarray would set up its own
+        frames = (to_rgb.reformat(frame, format="rgb24") for frame in container.decode(video=0))
+        return np.stack([frame.to_ndarray() for frame in frames])
 
 
 def _decode_view(members: dict[str, bytes], key: str, view: int, shape: tuple[int, int, int]) -> np.ndarray:

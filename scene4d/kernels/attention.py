@@ -55,6 +55,8 @@ def fused_view_time_attention(
     _check(q, k, v, grid, backend)
     views, times, tokens = grid
     if (views == 1 or times == 1) and backend != "math":
+        if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
+            return torch.ops.scene4d.dense_attention(q, k, v, 1 / math.sqrt(q.shape[-1]) if scale is None else scale)[0]
         return _dense(q, k, v, scale, None)
     if backend == "masked":
         return _dense(q, k, v, scale, view_time_mask(grid, q.device))
@@ -152,6 +154,46 @@ def _backward(ctx, grad, _):
 
 
 _forward_op.register_autograd(_backward, setup_context=_save)
+
+
+@torch.library.custom_op("scene4d::dense_attention", mutates_args=())
+def _dense_op(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """What SDPA runs for half precision on the CPU, bit for bit, with the float32 backward of `CPU`."""
+    out, lse = CPU.forward(*(x.transpose(1, 2) for x in (q, k, v)), scale)
+    return out.transpose(1, 2).contiguous(), lse.contiguous()
+
+
+@_dense_op.register_fake
+def _(q, k, v, scale):
+    lse = torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=accumulation_dtype(q), device=q.device)
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device), lse
+
+
+@torch.library.custom_op("scene4d::dense_attention_backward", mutates_args=())
+def _dense_backward_op(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads = CPU.backward(*(x.transpose(1, 2) for x in (grad, q, k, v, out)), lse, scale)
+    return tuple(x.transpose(1, 2).contiguous() for x in grads)
+
+
+@_dense_backward_op.register_fake
+def _(grad, q, k, v, out, lse, scale):
+    q, k, v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    return q, k, v
+
+
+def _dense_save(ctx, inputs, output):
+    q, k, v, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _dense_backward(ctx, grad, _):
+    return (*torch.ops.scene4d.dense_attention_backward(grad, *ctx.saved_tensors, ctx.scale), None)
+
+
+_dense_op.register_autograd(_dense_backward, setup_context=_dense_save)
 
 
 def _query_key_pairs(shape: torch.Size, views: int, times: int, tokens: int) -> int:

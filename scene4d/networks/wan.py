@@ -204,6 +204,11 @@ class WanGridTransformer(nn.Module):
                 hook.remove()
         return rearrange(out, "b z (v n) y x -> b v n z y x", v=v)
 
+    def compile_blocks(self) -> None:
+        """Compiles the repeated block with torch.compile: once for all blocks, far sooner than the network whole."""
+        for block in self.base.blocks:
+            block.compile()
+
     def _add_references(self, references: Tensor, reference_mask: Tensor):
         """Hook on the patch embedding: + mask * embedding(reference) (paper, "Grounded generation")."""
         mask = rearrange(reference_mask, "b v n -> b 1 (v n) 1 1")

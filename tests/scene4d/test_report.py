@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scene4d.report import main, plain, read_block, table, write_json
+from scene4d.report import main, plain, read_block, share_baselines, table, write_json
 
 SCORES = {"psnr": 12.345, "iou": 0.5}
 
@@ -55,6 +55,16 @@ def test_command_joins_runs(tmp_path, caplog):
     assert set(found) == {"demo", "shipped", "minutes"} and found["minutes"] == pytest.approx(5, abs=0.05)
     assert "orbit.mp4  (missing)" in caplog.text and "grid.mp4\n" in caplog.text
     assert "made in 5.0 minutes" in caplog.text
+
+
+def test_baselines_are_shared_between_runs_on_the_same_scenes():
+    shipped = {"diffusion": {"objects": {"scenes": 16, "sample": SCORES}, "static": {"scenes": 3, "sample": SCORES}}}
+    demo = diffusion(15.0)
+    demo["diffusion"]["objects"]["one_step"] = SCORES
+    demo["diffusion"]["static"] = {"scenes": 4, "blend": SCORES}
+    share_baselines({"demo": demo, "shipped": shipped})
+    assert shipped["diffusion"]["objects"] == {"scenes": 16, "sample": SCORES, "blend": SCORES}
+    assert "blend" not in shipped["diffusion"]["static"]
 
 
 def test_table_lists_trained_methods_a_run_and_baselines_once():

@@ -47,7 +47,7 @@ SCORE_GRIDS = $(RUN) validate --config configs/small/diffusion_stage2.yaml --con
 $(DEMO)/scores/diffusion.json: $(DEMO)/diffusion_stage2/diffusion.safetensors
 	$(SCORE_GRIDS) --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]'
 $(DEMO)/shipped/diffusion.json: $(DEMO)/started
-	$(SCORE_GRIDS) --model.init_args.initial_weights \
+	$(SCORE_GRIDS) --model.init_args.evaluation.baselines false --model.init_args.initial_weights \
 	    '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]'
 
 # 3. from the two videos to the whole view x time grid

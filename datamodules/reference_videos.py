@@ -73,7 +73,7 @@ class ReferenceVideos(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """One batch of one scene."""
-        return DataLoader([self.batch], batch_size=None)
+        return DataLoader([self.batch], batch_size=None)  # type: ignore[arg-type]  # a list will do
 
 
 class GridFiles(LightningDataModule):
@@ -107,7 +107,7 @@ class GridFiles(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """One batch a file."""
-        return DataLoader(self.batches, batch_size=None)
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
 
 def read_square_video(path: str, size: int) -> Float[Tensor, "t 3 h w"]:

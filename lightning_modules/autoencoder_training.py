@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import lightning as L
 import torch
@@ -31,6 +32,9 @@ class AutoencoderTraining(L.LightningModule):
             starts from trained weights.
     """
 
+    network: Any  # built in configure_model
+    trainer: Any
+
     def __init__(
         self,
         network: Callable[[], nn.Module],
@@ -50,7 +54,7 @@ class AutoencoderTraining(L.LightningModule):
             initial_batches,
         )
         self.trainable = trainable
-        self.network: nn.Module | None = None
+        self.network = None
         self.results: dict = {}
         self.pictures: dict[str, Tensor] = {}
 

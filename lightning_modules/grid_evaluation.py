@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -39,14 +39,14 @@ class GridEvaluation:
     def __init__(
         self,
         white_background: list[str] = ["objects"],  # noqa: B006
-        linear_batches: int = 16,
+        linear_batches: int = 8,
         baselines: bool = True,
     ) -> None:
         self.white_background, self.baselines = white_background, baselines
         self.linear_batches = linear_batches if baselines else 0
-        self.table: ScoreTable | None = None
-        self.perceptual: PerceptualLoss | None = None
-        self.linear: LinearPredictor | None = None
+        self.table: Any = None  # ScoreTable, PerceptualLoss and LinearPredictor, from `start` on
+        self.perceptual: Any = None
+        self.linear: Any = None
 
     def start(self, module: VideoDiffusion, training_images: Iterable[Tensor]) -> None:
         """Empties the table and fits the linear predictor."""

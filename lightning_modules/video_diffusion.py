@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import lightning as L
 import torch
@@ -50,6 +51,10 @@ class VideoDiffusion(L.LightningModule):
         compile: Whether to compile the network's blocks (`compile_blocks`); needs a C++ compiler on the CPU.
     """
 
+    network: Any  # built in configure_model
+    autoencoder: Any
+    trainer: Any
+
     def __init__(
         self,
         network: Callable[[], nn.Module],
@@ -74,8 +79,7 @@ class VideoDiffusion(L.LightningModule):
         self.evaluation = evaluation or GridEvaluation()
         self.sample_steps, self.guidance = sample_steps, guidance
         self.text_dropout, self.sample_seed, self.compile_network = text_dropout, sample_seed, compile
-        self.network: nn.Module | None = None
-        self.autoencoder: nn.Module | None = None
+        self.network = self.autoencoder = None
         self.results: dict = {}
         self.pictures: dict[str, Tensor] = {}
         self.fixed_losses: dict[str, list[Tensor]] = {}
@@ -84,7 +88,7 @@ class VideoDiffusion(L.LightningModule):
         """Builds the networks once, on whatever device and precision the strategy sets up."""
         if self.network is not None:
             return
-        network = self.build_network()
+        network: Any = self.build_network()
         if self.initial_weights:
             load_weights_in_order(network, self.initial_weights)
         count = len(trainable_parameters(network, self.trainable))
@@ -180,7 +184,7 @@ class VideoDiffusion(L.LightningModule):
         """The loss at fixed noise levels and fixed noise: comparable between steps and runs."""
         latents, mask = self.encode(batch.images), latent_reference_mask(batch.reference)
         noise = self.noise(latents.shape)
-        total = 0.0
+        total = latents.new_zeros(())
         for sigma in FIXED_SIGMAS:
             sigmas = latents.new_full((len(latents),), sigma)
             total += self.flow.loss(self.network, latents, mask, batch.text, sigmas, noise).mean() / len(

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import av
-from av.video.reformatter import VideoReformatter
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 FORMAT_VERSION = 1
@@ -181,7 +181,7 @@ def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
 
 def decode_video(data: bytes) -> np.ndarray:
     """mp4 bytes -> uint8 `t h w 3`. One decoding thread: workers are processes already."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), mode="r") as container:
         container.streams.video[0].thread_type = "NONE"
         to_rgb = VideoReformatter()  # one for all frames: each call of frame.to_ndarray would set up its own
         frames = (to_rgb.reformat(frame, format="rgb24") for frame in container.decode(video=0))

@@ -18,10 +18,10 @@ def pixel_rays(
     intrinsics: Float[Tensor, "*batch 3 3"], height: int, width: int
 ) -> Float[Tensor, "*batch {height} {width} 3"]:
     """Direction through every pixel centre, in the camera frame, scaled to z = 1."""
-    options = {"dtype": intrinsics.dtype, "device": intrinsics.device}
-    v, u = torch.meshgrid(
-        torch.arange(height, **options) + 0.5, torch.arange(width, **options) + 0.5, indexing="ij"
+    rows, columns = (
+        torch.arange(n, dtype=intrinsics.dtype, device=intrinsics.device) + 0.5 for n in (height, width)
     )
+    v, u = torch.meshgrid(rows, columns, indexing="ij")
     fx, fy, cx, cy = (intrinsics[..., i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     x, y = (u - cx) / fx, (v - cy) / fy
     return torch.stack([x, y, torch.ones_like(x)], -1)

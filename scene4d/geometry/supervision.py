@@ -113,9 +113,9 @@ def true_matches(
 
 
 def match_loss(
-    logits: Float[Tensor, "n v p v2 p2"],
-    pixels: Float[Tensor, "n v p v2 2"],
-    visible: Bool[Tensor, "n v p v2"],
+    logits: Float[Tensor, "*cells p2"],
+    pixels: Float[Tensor, "*cells 2"],
+    visible: Bool[Tensor, "*cells"],
     columns: int,
     cell: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -124,8 +124,8 @@ def match_loss(
     With shared truth the expected position is right to a fraction of a cell.
 
     Args:
-        logits: Similarity of cell p of view v with cell p2 of view v2.
-        pixels: True position in view v2, pixels, see `true_matches`.
+        logits: Similarity of each cell with all cells of another view.
+        pixels: True position in that view, pixels, see `true_matches`.
         visible: Which entries count.
         columns: Cells in a row.
         cell: Side of a cell, pixels.

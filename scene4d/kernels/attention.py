@@ -56,7 +56,9 @@ def fused_view_time_attention(
     views, times, tokens = grid
     if (views == 1 or times == 1) and backend != "math":
         if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
-            return torch.ops.scene4d.dense_attention(q, k, v, 1 / math.sqrt(q.shape[-1]) if scale is None else scale)[0]
+            return torch.ops.scene4d.dense_attention(
+                q, k, v, 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+            )[0]
         return _dense(q, k, v, scale, None)
     if backend == "masked":
         return _dense(q, k, v, scale, view_time_mask(grid, q.device))
@@ -174,7 +176,8 @@ def _dense_backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     grads = CPU.backward(*(x.transpose(1, 2) for x in (grad, q, k, v, out)), lse, scale)
-    return tuple(x.transpose(1, 2).contiguous() for x in grads)
+    grad_q, grad_k, grad_v = (x.transpose(1, 2).contiguous() for x in grads)
+    return grad_q, grad_k, grad_v
 
 
 @_dense_backward_op.register_fake

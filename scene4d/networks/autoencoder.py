@@ -8,6 +8,8 @@ Images are in [0, 1] everywhere else; the shift to [-1, 1] happens only here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -27,7 +29,7 @@ def latent_frames(frames: int) -> int:
     return 1 + (frames - 1) // 4
 
 
-def encode_grid(autoencoder: nn.Module, images: Float[Tensor, "b v t c h w"]) -> Float[Tensor, "b v n z y x"]:
+def encode_grid(autoencoder: Any, images: Float[Tensor, "b v t c h w"]) -> Float[Tensor, "b v n z y x"]:
     """Encodes every view of a grid as a video of its own; images in [0, 1], latents normalised to unit scale.
 
     Raises:
@@ -41,9 +43,7 @@ def encode_grid(autoencoder: nn.Module, images: Float[Tensor, "b v t c h w"]) ->
     return rearrange(autoencoder.encode(video * 2 - 1), "(b v) z n y x -> b v n z y x", b=b, v=v)
 
 
-def decode_grid(
-    autoencoder: nn.Module, latents: Float[Tensor, "b v n z y x"]
-) -> Float[Tensor, "b v t c h w"]:
+def decode_grid(autoencoder: Any, latents: Float[Tensor, "b v n z y x"]) -> Float[Tensor, "b v t c h w"]:
     """Decodes a grid of latents, view by view, to images in [0, 1]."""
     b, v = latents.shape[:2]
     video = autoencoder.decode(rearrange(latents, "b v n z y x -> (b v) z n y x"))
@@ -59,13 +59,16 @@ class WanAutoencoder(nn.Module):
         dtype: float32 or bfloat16.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, pretrained: str, subfolder: str = "vae", dtype: str = "float32") -> None:
         super().__init__()
         from diffusers import AutoencoderKLWan
 
         from scene4d.networks.pretrained import from_pretrained
 
-        self.model = from_pretrained(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
+        self.model: Any = from_pretrained(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
         for name in ("mean", "std"):
             value = torch.tensor(getattr(self.model.config, f"latents_{name}")).view(1, -1, 1, 1, 1)
             self.register_buffer(name, value, persistent=False)
@@ -98,6 +101,8 @@ class PatchAutoencoder(nn.Module):
 
     patch = 8
     group = 4
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -125,7 +130,8 @@ class PatchAutoencoder(nn.Module):
         self.linear_out = nn.ModuleList(
             nn.Linear(channels, n, bias=False) for n in (pixels, pixels * self.group)
         )
-        for layer in (self.to_latent[-1], self.head_first, self.head_group):
+        last: Any = self.to_latent[-1]
+        for layer in (last, self.head_first, self.head_group):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.register_buffer("mean", torch.zeros(channels))
@@ -152,7 +158,7 @@ class PatchAutoencoder(nn.Module):
         first, rest = self._patches(video)
         tokens = torch.cat([self.embed_first(first), self.embed_group(rest)], 1)
         linear = torch.cat([self.linear_in[0](first), self.linear_in[1](rest)], 1)
-        tokens = tokens + _positions(*tokens.shape[2:], tokens.device)
+        tokens = tokens + _positions(tokens.shape[2], tokens.shape[3], tokens.shape[4], tokens.device)
         for block in self.encoder:
             tokens = block(tokens)
         return rearrange(linear + self.to_latent(tokens), "n m y x z -> n z m y x").float()
@@ -161,7 +167,7 @@ class PatchAutoencoder(nn.Module):
         """Video from latents before normalisation."""
         latents, p = rearrange(latents, "n z m y x -> n m y x z"), self.patch
         tokens = self.from_latent(latents)
-        tokens = tokens + _positions(*tokens.shape[2:], tokens.device)
+        tokens = tokens + _positions(tokens.shape[2], tokens.shape[3], tokens.shape[4], tokens.device)
         for block in self.decoder:
             tokens = block(tokens)
         tokens = self.norm(tokens)
@@ -191,13 +197,15 @@ class PatchAutoencoder(nn.Module):
             rows = patches.flatten(0, 3).float()
             rows = rows[rows.abs().amax(1) > 0.02]
             energy, basis = torch.linalg.eigh((rows.T @ rows / len(rows)).double())
-            count = self.linear_in[k].weight.shape[0]
+            linear_in: Any = self.linear_in[k]
+            linear_out: Any = self.linear_out[k]
+            count = linear_in.weight.shape[0]
             deviation = energy.flip(0)[:count].clamp(min=1e-9).sqrt()
             basis = basis.flip(1)[:, :count]
             scale = deviation.rsqrt()
             scale = scale / (deviation * scale).square().mean().sqrt()
-            self.linear_in[k].weight.copy_((basis * scale).T)
-            self.linear_out[k].weight.copy_(basis / scale)
+            linear_in.weight.copy_((basis * scale).T)
+            linear_out.weight.copy_(basis / scale)
 
     def forward(self, video: Float[Tensor, "n c t h w"]) -> tuple[Tensor, Tensor]:
         """Training pass: (reconstruction in about [-1, 1], raw latents)."""

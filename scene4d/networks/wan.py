@@ -7,6 +7,8 @@ The grid (V, T, S) travels beside the rotary embedding; processors keep no state
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
@@ -75,7 +77,7 @@ class FusedViewTimeProcessor:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -123,6 +125,8 @@ class WanGridTransformer(nn.Module):
         gradient_checkpointing: Recompute blocks in the backward pass.
         dtype: Of the weights: float32 or bfloat16.
     """
+
+    base: Any  # a WanTransformer3DModel
 
     def __init__(
         self,
@@ -234,7 +238,7 @@ class WanGridTransformer(nn.Module):
 
 
 @torch.no_grad()
-def initialize(base: WanTransformer3DModel) -> None:
+def initialize(base: Any) -> None:
     """Initialisation for training from scratch (public checkpoints need none): open gates, silent branches.
 
     Every block starts as the identity (zero output projections) under gates of one, and the output as zero

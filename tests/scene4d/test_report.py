@@ -58,7 +58,9 @@ def test_command_joins_runs(tmp_path, caplog):
 
 
 def test_baselines_are_shared_between_runs_on_the_same_scenes():
-    shipped = {"diffusion": {"objects": {"scenes": 16, "sample": SCORES}, "static": {"scenes": 3, "sample": SCORES}}}
+    shipped = {
+        "diffusion": {"objects": {"scenes": 16, "sample": SCORES}, "static": {"scenes": 3, "sample": SCORES}}
+    }
     demo = diffusion(15.0)
     demo["diffusion"]["objects"]["one_step"] = SCORES
     demo["diffusion"]["static"] = {"scenes": 4, "blend": SCORES}

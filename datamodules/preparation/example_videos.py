@@ -57,7 +57,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder")
     parser.add_argument("--frames", type=int, default=17, help="frames of the fixed-view video")
     parser.add_argument("--views", type=int, default=4, help="views of the freeze-time video")
-    parser.add_argument("--stride", type=int, default=2, help="cameras from one view to the next")
+    parser.add_argument("--stride", type=int, default=1, help="cameras from one view to the next")
     options = parser.parse_args(args)
     scene = read_scene(options.shard, options.index)
     write_references(scene, options.output, options.frames, options.views, options.stride)

@@ -120,6 +120,30 @@ def test_validate_scores_every_method(trained, shards):
     assert scores["copy_freeze_time"]["psnr"] < 30 and np.isfinite(scores["sample"]["psnr"])
 
 
+def test_validate_without_baselines_scores_the_network_alone(trained):
+    root, _ = trained
+    main([
+        "validate", "--config", str(root / "in.yaml"), "--ckpt_path", "last",
+        "--model.init_args.evaluation.baselines", "false", "--trainer.callbacks",
+        '[{"class_path": "callbacks.MetricsExport", "init_args": {"path": "short.json"}}, '
+        '{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": true}}]',
+    ])  # fmt: skip
+    short = json.loads((root / "short.json").read_text())["diffusion"]["objects"]
+    assert set(short) == {
+        "scenes", "sample", "one_step", "sample_static_reference", "sample_other_reference"
+    }  # fmt: skip
+
+
+@pytest.mark.slow  # compiles for a minute
+def test_compiled_blocks_train_to_the_same_loss(shards, tmp_path):
+    plain = main(["fit", "--config", config(shards, tmp_path / "a", max_steps=2)])
+    compiled = main([
+        "fit", "--config", config(shards, tmp_path / "b", max_steps=2), "--model.init_args.compile", "true"
+    ])  # fmt: skip
+    first, second = (cli.trainer.callback_metrics["train/loss"] for cli in (plain, compiled))
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
 def test_predict_from_two_videos(trained, tmp_path):
     root, _ = trained
     scene = moving_square(3)

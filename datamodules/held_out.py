@@ -9,10 +9,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from datamodules.archives import Members, is_remote
 from datamodules.collation import collate
 from datamodules.loader import rank_and_world
 from datamodules.mixture import Read
-from datamodules.shards import Members, is_remote, read_shard
+from datamodules.shards import read_shard
 from scene4d.types import SceneBatch
 
 

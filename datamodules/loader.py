@@ -9,7 +9,9 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
+from datamodules.carry_over import carry_over
 from datamodules.mixture import MixedBatches
+from datamodules.problems import ProblemLog
 from scene4d.types import SceneBatch
 
 log = logging.getLogger(__name__)
@@ -30,9 +32,9 @@ class ResumableLoader:
     Every batch comes with the state of the worker that made it, so the saved state is that of the batches
     really taken, whatever workers have prepared ahead. A new iteration goes on after the last batch taken.
 
-    With another number of ranks or workers than saved, the place is carried over only approximately, with a
-    warning: each worker goes on after the mean progress of the old ones. With other sources, they start from
-    the beginning, with a warning.
+    With another number of ranks or workers than saved, the place is carried over (`carry_over`): the shares stay
+    exact, no sample of the running pass is seen twice, and a warning says what is left out of that pass. With
+    other sources, they start from the beginning, with a warning.
 
     Args:
         batches: The mixture.
@@ -43,13 +45,14 @@ class ResumableLoader:
 
     def __init__(self, batches: MixedBatches, num_workers: int, length: int = ENDLESS) -> None:
         self.dataset, self.num_workers, self.length = batches, num_workers, length
-        self._taken = 0
+        self._taken, self._problems = 0, ProblemLog()
         self._states: list[dict[str, Any] | None] = [None] * max(num_workers, 1)
 
     @property
-    def skipped(self) -> int:
-        """How many unreadable shards and samples this rank's workers have met."""
-        return sum(state["skipped"] for state in self._states if state)
+    def unreadable(self) -> dict[str, int]:
+        """How many unusable shards and samples of each source this rank has skipped, in all passes."""
+        counts = [state["unreadable"] for state in self._states if state and "unreadable" in state]
+        return dict(zip(self._sources(), (sum(column) for column in zip(*counts))))
 
     def __len__(self) -> int:
         return self.length
@@ -64,6 +67,7 @@ class ResumableLoader:
         self.dataset.place(rank, world, self._taken, self._states)
         loader = DataLoader(self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is)
         for delivery in loader:
+            self._problems.warn(delivery.problems)
             if delivery.batch is None:
                 raise ValueError(delivery.error)
             self._taken += 1
@@ -93,32 +97,28 @@ class ResumableLoader:
         if len(ranks) == world and len(ranks[0]["workers"]) == workers:
             self._taken, self._states = ranks[rank]["taken"], list(ranks[rank]["workers"])
             return
+        self._carry_over([state for item in ranks for state in item["workers"]], len(ranks), world, rank)
+
+    def _carry_over(self, saved: list[dict[str, Any] | None], ranks: int, world: int, rank: int) -> None:
+        workers = len(self._states)
+        states, lost = carry_over(saved, world * workers, self.dataset.period)
+        self._taken, self._states = 0, states[rank * workers : (rank + 1) * workers]
+        parts = [
+            f"{name}: the rest of {part.begun} begun shards and {part.untouched} whole shards"
+            for name, part in zip(self._sources(), lost)
+        ]
         log.warning(
-            "the data state was saved by %d ranks x %d workers, now there are %d x %d: its place is carried "
-            "over approximately",
-            len(ranks),
-            len(ranks[0]["workers"]),
+            "the data state was saved by %d ranks x %d workers, now there are %d x %d: the shares stay exact, no "
+            "sample of the running pass is seen twice, left out of it are at most: %s",
+            ranks,
+            len(saved) // ranks,
             world,
             workers,
+            "; ".join(parts) or "nothing",
         )
-        mean = _mean_state(
-            [worker for item in ranks for worker in item["workers"] if worker], world * workers
-        )
-        self._taken, self._states = 0, [mean] * workers
 
     def _sources(self) -> list[str]:
         return [ingredient.name for ingredient in self.dataset.ingredients]
-
-
-def _mean_state(states: list[dict[str, Any]], workers: int) -> dict[str, Any] | None:
-    """Spreads the progress of all old workers over the new ones, up to a shard each."""
-    if not states:
-        return None
-    shards = []
-    for places in zip(*(state["shards"] for state in states)):
-        begun = sum(position + (offset > 0) for position, offset in places)
-        shards.append([-(-begun // workers), 0])
-    return {"draws": sum(state["draws"] for state in states) // workers, "shards": shards, "skipped": 0}
 
 
 def _as_is(delivery: Any) -> Any:

@@ -16,6 +16,8 @@ from datamodules.sources import GridReader, Source
 class SceneDataModule(LightningDataModule):
     """Batches of view x time grids (`SceneBatch`) from WebDataset shards of `scene4d.sample_format`.
 
+    Sources may have grids of different sizes, views and frames; a batch holds those of one shape.
+
     Training is an endless mixture whose shares are exact; an epoch ends only through the trainer
     (`max_steps`, `limit_train_batches`). Its place is part of Lightning's checkpoints: a run killed at any
     point and started again with `--ckpt_path last` goes on with the next batch. Validation, test and
@@ -54,10 +56,10 @@ class SceneDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        if min(self.size) < 8 or any(side % 8 for side in self.size):
-            raise ValueError(f"size must be a multiple of 8 (the autoencoder's stride), got {size}")
+        self.size = _checked_size(size)
         for sources in (train, val, predict):
+            for source in sources:
+                self._size(source)
             names = [source.name for source in sources]
             if len(set(names)) < len(names):
                 raise ValueError(f"source names must be unique, got {names}")
@@ -82,7 +84,13 @@ class SceneDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """The endless mixture."""
         ingredients = [
-            Ingredient(source.name, self._urls[f"train/{source.name}"], source.weight, self._reader(source))
+            Ingredient(
+                source.name,
+                self._urls[f"train/{source.name}"],
+                source.weight,
+                self._reader(source),
+                (*self._size(source), *source.selection.shape),
+            )
             for source in self.train
         ]
         return ResumableLoader(MixedBatches(ingredients, self.batch_size, self.seed), self.num_workers)
@@ -115,4 +123,14 @@ class SceneDataModule(LightningDataModule):
         ]
 
     def _reader(self, source: Source) -> GridReader:
-        return GridReader(source, self.size, self.depth, self.cache_mb)
+        return GridReader(source, self._size(source), self.depth, self.cache_mb)
+
+    def _size(self, source: Source) -> tuple[int, int]:
+        return self.size if source.size is None else _checked_size(source.size)
+
+
+def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 8 or height % 8 or width % 8:
+        raise ValueError(f"size must be a multiple of 8 (the autoencoder's stride), got {size}")
+    return height, width

@@ -4,10 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
 LONGEST_PERIOD = 10_000
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Whose turn it is, for ever: every prefix holds each share to at most one turn.
+
+    Attributes:
+        order: One period.
+        starts: Places in it where one may start.
+    """
+
+    order: list[int]
+    starts: list[int]
+
+    @classmethod
+    def of(cls, weights: Sequence[float]) -> Turns:
+        """Turns in proportion to `weights`.
+
+        Raises:
+            ValueError: See `whole_weights`.
+        """
+        whole = whole_weights(weights)
+        order = deal(whole)
+        return cls(order, fair_starts(whole, order))
+
+    def start(self, worker: int, workers: int) -> int:
+        """Where one of several workers starts: spread, so that together they are balanced at every step."""
+        return self.starts[worker * len(self.starts) // workers % len(self.starts)]
+
+    def at(self, start: int, turn: int) -> int:
+        """Whose turn it is after `turn` turns."""
+        return self.order[(start + turn) % len(self.order)]
+
+    def taken(self, start: int, turns: int, item: int) -> int:
+        """How many of the first `turns` turns were those of `item`."""
+        periods, rest = divmod(turns, len(self.order))
+        partial = sum(self.at(start, turn) == item for turn in range(rest))
+        return periods * self.order.count(item) + partial
 
 
 def whole_weights(weights: Sequence[float]) -> list[int]:

@@ -71,6 +71,11 @@ class GridSelection:
         self.frames, self.frame_strides = frames, _checked_strides("frame_strides", frame_strides)
         self.reverse_views, self.reverse_time, self.random = reverse_views, reverse_time, random
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Views and frames of every grid."""
+        return self.views, self.frames
+
     def select(self, extent: Extent, rng: Random) -> Selected:
         """Draws one grid.
 
@@ -152,6 +157,13 @@ class ContextSelection:
         self.frames, self.frame_strides = frames, _checked_strides("frame_strides", frame_strides)
         self.input_views, self.target_views = input_views, target_views
         self.shuffle_inputs, self.depth_frames_only, self.random = shuffle_inputs, depth_frames_only, random
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Views, inputs and targets together, and frames of every grid."""
+        if self.input_views is not None and self.target_views is not None:
+            return len(self.input_views) + len(self.target_views), self.frames
+        return self.inputs + self.targets, self.frames
 
     def select(self, extent: Extent, rng: Random) -> Selected:
         """Draws inputs, targets and timesteps.

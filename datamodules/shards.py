@@ -1,104 +1,74 @@
-"""Reading shards: raw samples in a deterministic, resumable shuffle; problems are counted and named."""
+"""Endless raw samples of one source in a deterministic, resumable shuffle; what is damaged is left out."""
 
 from __future__ import annotations
 
 import glob
-import logging
-from collections import Counter
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 import webdataset as wds
 
-log = logging.getLogger(__name__)
+from datamodules.archives import Members, is_remote, read_archive
+from datamodules.problems import Problems
 
-Members = dict[str, bytes]
-
-
-class Problems:
-    """Counts what could not be read; each shard or sample is named in one warning."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.last = ""
-
-    def record(self, name: str, message: str) -> None:
-        """Counts a problem of a shard or sample and warns the first time."""
-        self.last = message
-        self.counts[name] += 1
-        if self.counts[name] == 1:
-            log.warning("skipped %s: %s", name, message)
+PATIENCE_SECONDS = 25.0  # without a usable sample; the last time-out included less than a minute
+MANY_SHARDS, MANY_SAMPLES = 3, 100  # so many in turn unusable for so long: the source is not readable
 
 
 def expand_urls(source: str, urls: Sequence[str]) -> list[str]:
-    """Expands braces and globs; `pipe:` and `http(s):` addresses are passed through.
+    """Expands braces and globs; remote addresses are passed through.
+
+    A path that does not exist stays in the list while others do: reading it is a problem like any other.
 
     Raises:
-        ValueError: A path does not exist or a pattern matches nothing; names the source and the path.
+        ValueError: Nothing is found at all, or a pattern matches nothing; names the source and the path.
     """
     found: list[str] = []
+    missing: list[str] = []
     for pattern in urls:
         for url in wds.SimpleShardList(pattern).urls if "{" in pattern else [pattern]:
-            if is_remote(url):
-                found.append(url)
-                continue
-            matches = sorted(glob.glob(url)) if glob.has_magic(url) else [url] * Path(url).is_file()
+            matches = sorted(glob.glob(url)) if glob.has_magic(url) and not is_remote(url) else [url]
             if not matches:
                 raise ValueError(f"source {source!r}: no shard found at {url!r}")
-            found.extend(matches)
+            missing += [path for path in matches if not is_remote(path) and not Path(path).is_file()]
+            found += matches
     if not found:
         raise ValueError(f"source {source!r} has no shards: urls is empty")
+    if len(missing) == len(found):
+        raise ValueError(f"source {source!r}: no shard found at {missing[0]!r}")
     return found
 
 
-def is_remote(url: str) -> bool:
-    """Whether an address is a pipe or has a scheme, so that it cannot be looked up on disk."""
-    return url.startswith("pipe:") or "://" in url
-
-
-def read_shard(url: str, problems: Problems | None = None) -> Iterator[Members]:
+def read_shard(url: str, problems: Problems | None = None, retry: bool = True) -> Iterator[Members]:
     """Yields the raw samples of a shard, nothing decoded.
 
     Args:
         url: Path or address.
         problems: Where to record a problem before going on; None: raise instead.
+        retry: Whether a failing remote shard is tried more than once.
 
     Raises:
         ValueError: The shard cannot be read and `problems` is None; names the shard.
     """
-
-    def handle(error: Exception) -> bool:
-        # The first argument is the message; webdataset appends its own file objects to the others.
-        message = str(error.args[0]) if error.args else type(error).__name__
-        if isinstance(error, OSError) and error.strerror:
-            message = error.strerror
+    count = 0
+    try:
+        for sample in read_archive(url, retry):
+            count += 1
+            yield sample
+        if count == 0:
+            raise EOFError("no samples in the shard")
+    except Exception as error:  # networks, file systems and archives raise many types
         if problems is None:
-            raise ValueError(f"shard {url!r} cannot be read: {message}") from error
-        problems.record(url, f"{type(error).__name__}: {message}")
-        return True
-
-    dataset = wds.WebDataset(
-        [url], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False, handler=handle
-    )
-    if _is_cut_off(url):
-        handle(EOFError("the archive is cut off, it has no end marker"))
-    empty = True
-    for sample in dataset:
-        empty = False
-        yield sample
-    if empty:
-        handle(EOFError("no samples in the shard"))
+            raise ValueError(f"shard {url!r} cannot be read: {_reason(error)}") from error
+        problems.record(f"shard {url}", f"{type(error).__name__}: {_reason(error)}")
 
 
-def _is_cut_off(url: str) -> bool:
-    """Whether a local tar lacks its two closing zero blocks; tarfile takes some cuts for the end."""
-    path = Path(url)
-    if is_remote(url) or path.suffix != ".tar" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 1024, 0))
-        return file.read() != bytes(1024)
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)
 
 
 class ShardStream:
@@ -113,7 +83,7 @@ class ShardStream:
         seed: Decides all orders.
         worker: Which of the `workers` this is, over all ranks.
         workers: Number of workers over all ranks.
-        problems: Where unreadable shards are recorded.
+        problems: Where unreadable shards and samples are recorded.
         block: Samples held in memory, raw, for shuffling.
         position: Shards this worker finished (where to resume).
         offset: Samples already taken from the current shard (where to resume).
@@ -134,11 +104,25 @@ class ShardStream:
         self.name, self.urls, self.seed = name, list(urls), seed
         self.worker, self.workers, self.problems, self.block = worker, workers, problems, block
         self.position, self.offset = position, offset
-        self._good, self._fruitless = 0, set[str]()
+        self._good, self._rejected, self._fruitless = 0, 0, set[str]()
+        self._waiting_since: float | None = None
 
     def accept(self) -> None:
         """Tells the stream that the sample it gave last could be used."""
-        self._good += 1
+        self._good, self._rejected, self._waiting_since = self._good + 1, 0, None
+        self._fruitless.clear()
+
+    def reject(self, sample: Members, message: str) -> None:
+        """Tells the stream that the sample it gave last could not be used, and why.
+
+        Raises:
+            ValueError: There have been many, for long; names the source.
+        """
+        name = f"sample {str(sample.get('__key__', '?'))!r} of {str(sample.get('__url__', '?'))}"
+        self.problems.record(name, message)
+        self._rejected += 1
+        if self._waited() > PATIENCE_SECONDS and self._rejected >= MANY_SAMPLES:
+            raise self._nothing_readable()
 
     def __iter__(self) -> Iterator[Members]:
         """Yields samples for ever.
@@ -149,17 +133,31 @@ class ShardStream:
         while True:
             url, epoch = self._current_shard()
             before, from_start = self._good, self.offset == 0
+            self._waited()
             yield from self._samples(url, epoch)
             self.position, self.offset = self.position + 1, 0
-            if self._good > before:
-                self._fruitless.clear()
-            elif from_start:  # else a resumed run had used the shard's samples before
+            if self._good == before and from_start:  # else a resumed run had used the shard's samples before
                 self._fruitless.add(url)
-            if len(self._fruitless) == len(set(self.urls)):
-                raise ValueError(
-                    f"source {self.name!r}: no readable sample in any of its {len(self.urls)} shards; "
-                    f"last problem: {self.problems.last}"
-                )
+                self._give_up_in_time()
+
+    def _waited(self) -> float:
+        """Seconds since this was first asked after a usable sample."""
+        self._waiting_since = self._waiting_since or time.monotonic()
+        return time.monotonic() - self._waiting_since
+
+    def _give_up_in_time(self) -> None:
+        """Local shards cannot come back, so one pass without a sample decides; remote ones get some time."""
+        everything = len(self._fruitless) == len(set(self.urls))
+        if everything and not any(is_remote(url) for url in self.urls):
+            raise self._nothing_readable()
+        if self._waited() > PATIENCE_SECONDS and (everything or len(self._fruitless) >= MANY_SHARDS):
+            raise self._nothing_readable()
+
+    def _nothing_readable(self) -> ValueError:
+        return ValueError(
+            f"source {self.name!r}: no readable sample in {len(self._fruitless) or 1} of its "
+            f"{len(self.urls)} shards in turn; last problem: {self.problems.last}"
+        )
 
     def _current_shard(self) -> tuple[str, int]:
         epoch, index = divmod(self.position * self.workers + self.worker, len(self.urls))
@@ -168,7 +166,8 @@ class ShardStream:
         return self.urls[order[index]], epoch
 
     def _samples(self, url: str, epoch: int) -> Iterator[Members]:
-        for number, block in enumerate(_blocks(read_shard(url, self.problems), self.block)):
+        retry = self._waited() < PATIENCE_SECONDS
+        for number, block in enumerate(_blocks(read_shard(url, self.problems, retry), self.block)):
             start = number * self.block
             if self.offset >= start + len(block):
                 continue

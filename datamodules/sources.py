@@ -13,11 +13,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from datamodules.archives import Members
 from datamodules.augmentation import GridAugmentation, fit
 from datamodules.homography import HomographyViews
 from datamodules.references import ReferencePolicy
 from datamodules.selection import ContextSelection, Extent, GridSelection, Selected
-from datamodules.shards import Members
 from scene4d.sample_format import SceneSample, decode_sample, read_meta
 from scene4d.types import Cameras, SceneBatch
 
@@ -28,7 +28,8 @@ class Source:
 
     Args:
         name: Name of the source; it is what `SceneBatch.source` says.
-        urls: Shards: paths, globs, brace patterns, `pipe:` commands or `http(s):` addresses.
+        urls: Shards: paths, globs, brace patterns, `pipe:` commands, `http(s)://` or other addresses
+            that fsspec knows.
         selection: Which views and frames a sample takes.
         weight: Share in the training mixture, relative to the other sources.
         references: Which frames are given in a diffusion grid; ignored by `ContextSelection`, which marks its
@@ -36,6 +37,8 @@ class Source:
         homography: For 2D videos: makes their views. The selection then chooses among
             `homography.views` views of one stored view.
         augmentation: Random changes, for training.
+        size: Height and width of this source's images, or one number for square ones; None = as the data
+            module says. A source listed twice under two names gives grids of two sizes.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Source:
     references: ReferencePolicy = field(default_factory=ReferencePolicy)
     homography: HomographyViews | None = None
     augmentation: GridAugmentation | None = None
+    size: int | tuple[int, int] | None = None
 
 
 class DecodedViews:

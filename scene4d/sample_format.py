@@ -8,15 +8,19 @@ Members of a sample `KEY` in a WebDataset tar:
     KEY.depth_00.png    16-bit planar z, the frames `depth_frames` stacked top to bottom; 0 = unknown
     KEY.text.npy        float16 caption embedding, l x d
 
-Nothing is ever unpickled: the decoders are PyAV, Pillow, json and numpy with allow_pickle=False.
+meta.json holds the CRC-32 of every other member, which is compared when the member is decoded (shards written
+before that have none). Nothing is ever unpickled: the decoders are PyAV, Pillow, json and numpy with
+allow_pickle=False.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
@@ -61,7 +65,7 @@ class SceneSample:
     views: list[int] = field(default_factory=list)
 
 
-def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, bytes | str]:
+def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
     """Encodes a scene as the members of one WebDataset sample.
 
     Args:
@@ -77,7 +81,7 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, bytes | str]:
     _check(sample)
     v, t, h, w, _ = sample.images.shape
     still = t == 1
-    members: dict[str, bytes | str] = {"__key__": sample.key}
+    members = {"meta.json": b""}  # comes first in the shard
     scale = 0.0
     if sample.depths is not None:
         scale = float(sample.depths.max()) / 65535 or 1.0
@@ -88,7 +92,6 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, bytes | str]:
         "intrinsics": None if sample.intrinsics is None else np.asarray(sample.intrinsics, float).round(6).tolist(),
         "depth_scale": scale, "depth_frames": [int(k) for k in sample.depth_frames],
     }  # fmt: skip
-    members["meta.json"] = json.dumps(meta).encode()
     for k in range(v):
         if still:
             members[f"view_{k:02d}.webp"] = _encode_still(sample.images[k, 0])
@@ -101,7 +104,9 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, bytes | str]:
         buffer = io.BytesIO()
         np.save(buffer, sample.text.astype(np.float16), allow_pickle=False)
         members["text.npy"] = buffer.getvalue()
-    return members
+    meta["crc32"] = {name: zlib.crc32(data) for name, data in members.items() if name != "meta.json"}
+    members["meta.json"] = json.dumps(meta).encode()
+    return {"__key__": sample.key, **members}
 
 
 def read_meta(members: dict[str, bytes]) -> dict:
@@ -141,16 +146,15 @@ def decode_sample(
     chosen = list(range(meta["views"])) if views is None else [int(k) for k in views]
     if any(not 0 <= k < meta["views"] for k in chosen):
         raise ValueError(f"sample {key!r} has {meta['views']} views, asked for {chosen}")
-    t, h, w = meta["frames"], meta["height"], meta["width"]
-    images = np.stack([_decode_view(members, key, k, (t, h, w)) for k in chosen])
+    images = np.stack([_decode_view(members, meta, k) for k in chosen])
     depths = None
     if depth and meta["depth_frames"]:
-        stacked = [_decode_depth(members, key, k) for k in chosen]
-        shape = (len(chosen), len(meta["depth_frames"]), h, w)
+        stacked = [_decode_depth(members, meta, k) for k in chosen]
+        shape = (len(chosen), len(meta["depth_frames"]), meta["height"], meta["width"])
         depths = np.stack(stacked).reshape(shape).astype(np.float32) * np.float32(meta["depth_scale"])
     text = None
     if "text.npy" in members:
-        text = np.load(io.BytesIO(members["text.npy"]), allow_pickle=False).astype(np.float32)
+        text = np.load(io.BytesIO(_member(members, meta, "text.npy")), allow_pickle=False).astype(np.float32)
     c2w, intrinsics = (
         None if meta[name] is None else np.asarray(meta[name], np.float32)[chosen]
         for name in ("c2w", "intrinsics")
@@ -188,16 +192,28 @@ def decode_video(data: bytes) -> np.ndarray:
         return np.stack([frame.to_ndarray() for frame in frames])
 
 
-def _decode_view(members: dict[str, bytes], key: str, view: int, shape: tuple[int, int, int]) -> np.ndarray:
+def _member(members: dict[str, bytes], meta: dict, name: str) -> bytes:
+    """A member whose checksum, where one is stored, agrees."""
+    if name not in members:
+        raise ValueError(f"sample {members['__key__']!r} has no {name}")
+    stored = meta.get("crc32", {}).get(name)
+    if stored is not None and stored != zlib.crc32(members[name]):
+        raise ValueError(f"sample {members['__key__']!r}: {name} is damaged, its checksum is another")
+    return members[name]
+
+
+def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
+    key, shape = members["__key__"], (meta["frames"], meta["height"], meta["width"])
     names = (f"view_{view:02d}.mp4", f"view_{view:02d}.webp")
     name = next((n for n in names if n in members), None)
     if name is None:
         raise ValueError(f"sample {key!r} has neither {names[0]} nor {names[1]}")
+    data = _member(members, meta, name)
     try:
         if name.endswith("mp4"):
-            frames = decode_video(members[name])
+            frames = decode_video(data)
         else:
-            frames = np.asarray(Image.open(io.BytesIO(members[name])).convert("RGB"))[None]
+            frames = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[None]
     except Exception as error:  # PyAV and Pillow raise many types; one clear line for all of them
         raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
     if frames.shape != (*shape, 3):
@@ -205,14 +221,13 @@ def _decode_view(members: dict[str, bytes], key: str, view: int, shape: tuple[in
     return frames
 
 
-def _decode_depth(members: dict[str, bytes], key: str, view: int) -> np.ndarray:
+def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
     name = f"depth_{view:02d}.png"
-    if name not in members:
-        raise ValueError(f"sample {key!r} has no {name}")
+    data = _member(members, meta, name)
     try:
-        return np.asarray(Image.open(io.BytesIO(members[name])), np.uint16)
+        return np.asarray(Image.open(io.BytesIO(data)), np.uint16)
     except Exception as error:
-        raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
+        raise ValueError(f"sample {members['__key__']!r}: {name} cannot be decoded: {error}") from error
 
 
 def _encode_still(image: np.ndarray) -> bytes:

@@ -74,15 +74,30 @@ def test_workers_share_the_samples(urls):
     assert len({key for keys in found for key in keys[1::2]}) == 24
 
 
-def test_other_number_of_workers_is_carried_over_with_a_warning(urls, caplog):
+@pytest.mark.parametrize("new", [(1, 0), (1, 3), (2, 2), (5, 0)])
+def test_shares_are_exact_after_another_number_of_ranks_or_workers(urls, new, monkeypatch):
+    """The ranks one after the other in this process; every worker told that it is a rank of its own."""
     first = loader(urls, 2)
-    take(first, 12)
-    second = loader(urls, 0)
-    second.load_state_dict(first.state_dict())
-    assert "1 ranks x 2 workers, now there are 1 x 1" in caplog.text
-    take(second, 1)
-    progress = second.state_dict()["ranks"][0]["workers"][0]["shards"]
-    assert progress[0][0] >= 6  # 24 of the 36 samples were objects: 6 shards of 4
+    take(first, 5)
+    state = first.state_dict()
+    for rank in range(new[0]):
+        monkeypatch.setattr("datamodules.loader.rank_and_world", lambda rank=rank: (rank, new[0]))
+        resumed = loader(urls, new[1])
+        resumed.load_state_dict(state)
+        workers = len(resumed._states)
+        for worker, place in enumerate(resumed._states):
+            mixture = loader(urls, 0).dataset
+            mixture.place(rank * workers + worker, new[0] * workers, 0, [place])
+            names = [name for delivery in islice(iter(mixture), 9) for name in delivery.batch.source]
+            assert all(abs(names[:k].count("objects") - k * 2 / 3) <= 1 for k in range(len(names)))
+
+
+def test_what_is_left_out_is_said(urls, caplog):
+    first = loader(urls, 2)
+    take(first, 5)
+    loader(urls, 0).load_state_dict(first.state_dict())
+    assert "saved by 1 ranks x 2 workers, now there are 1 x 1" in caplog.text
+    assert "objects: the rest of 2 begun shards and 0 whole shards; physics: the rest of" in caplog.text
 
 
 def test_other_sources_start_from_the_beginning_with_a_warning(urls, caplog):

@@ -156,6 +156,21 @@ def test_rectangular_size(folder):
     assert next(iter(data.train_dataloader())).images.shape == (3, 2, 5, 3, 8, 16)
 
 
+def test_sources_of_several_shapes_come_in_batches_of_one(folder):
+    small, large = sources(folder)[0], sources(folder)[0]
+    large.name, large.size, large.weight = "large_objects", (24, 16), 1
+    large.selection = GridSelection(views=3, view_strides=[1], frames=1)
+    data = data_module(folder, train=[small, large])
+    data.setup("fit")
+    batches = [batch for _, batch in zip(range(9), data.train_dataloader())]
+    shapes = {name: batch.images.shape for batch in batches for name in batch.source}
+    assert shapes == {"objects": (3, 2, 5, 3, 16, 16), "large_objects": (3, 3, 1, 3, 24, 16)}
+    assert [batch.source[0] for batch in batches].count("large_objects") == 3
+    large.size = 20
+    with pytest.raises(ValueError, match="multiple of 8.*got 20"):
+        data_module(folder, train=[large])
+
+
 def test_missing_shards_and_double_names_are_named(folder, tmp_path):
     data = data_module(tmp_path)
     with pytest.raises(ValueError, match="source 'objects': no shard found at .*objects-train"):

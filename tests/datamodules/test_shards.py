@@ -1,10 +1,11 @@
-import logging
 import tarfile
 from itertools import islice
 
 import pytest
 
-from datamodules.shards import Problems, ShardStream, expand_urls, read_shard
+from datamodules import shards as module
+from datamodules.problems import Problems
+from datamodules.shards import ShardStream, expand_urls, read_shard
 
 
 def keys(stream, count):
@@ -16,7 +17,7 @@ def keys(stream, count):
 
 
 def stream(urls, worker=0, workers=1, block=256, position=0, offset=0):
-    return ShardStream("objects", urls, 7, worker, workers, Problems(), block, position, offset)
+    return ShardStream("objects", urls, 7, worker, workers, Problems("objects"), block, position, offset)
 
 
 def test_urls_are_expanded(tmp_path, shards):
@@ -32,13 +33,22 @@ def test_urls_are_expanded(tmp_path, shards):
     ]
 
 
-@pytest.mark.parametrize("pattern", ["nowhere-*.tar", "nowhere.tar", "objects-train-{000000..000002}.tar"])
+@pytest.mark.parametrize("pattern", ["nowhere-*.tar", "nowhere.tar", "nowhere-{0..2}.tar"])
 def test_missing_shards_are_named(tmp_path, shards, pattern):
     shards(tmp_path)
-    with pytest.raises(ValueError, match=r"source 'objects': no shard found at .*(nowhere|000002)"):
+    with pytest.raises(ValueError, match=r"source 'objects': no shard found at .*nowhere"):
         expand_urls("objects", [str(tmp_path / pattern)])
     with pytest.raises(ValueError, match="'objects' has no shards"):
         expand_urls("objects", [])
+
+
+def test_a_missing_shard_among_others_is_a_problem_of_reading(tmp_path, shards):
+    shards(tmp_path)
+    urls = expand_urls("objects", [str(tmp_path / "objects-train-{000000..000002}.tar")])
+    assert len(urls) == 3
+    found = stream(urls)
+    assert len(keys(found, 12)) == 12 and found.problems.count >= 1
+    assert {problem.name for problem in found.problems.take_news()} == {f"shard {urls[2]}"}
 
 
 @pytest.mark.parametrize("block", [2, 256])
@@ -93,17 +103,16 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["truncated", "garbage", "empty", "vanished"])
-def test_damaged_shard_is_counted_named_once_and_left(tmp_path, shards, how, caplog):
+def test_damaged_shard_is_counted_named_once_and_left(tmp_path, shards, how):
     urls = expand_urls("objects", [shards(tmp_path, shards=2, samples=3)])
     damage(tmp_path / "objects-train-000000.tar", how)
     broken = stream(urls)
-    with caplog.at_level(logging.WARNING):
-        for sample in islice(iter(broken), 20):
-            assert sample["__key__"]
-            broken.accept()
-    assert broken.problems.counts[urls[0]] > 1 and urls[1] not in broken.problems.counts
-    warnings = [record.getMessage() for record in caplog.records if urls[0] in record.getMessage()]
-    assert len(warnings) == 1
+    for sample in islice(iter(broken), 20):
+        assert sample["__key__"]
+        broken.accept()
+    assert broken.problems.count > 1
+    assert [problem.name for problem in broken.problems.take_news()] == [f"shard {urls[0]}"]
+    assert not broken.problems.take_news()
 
 
 @pytest.mark.parametrize("how", ["truncated", "cut", "garbage", "empty", "vanished"])
@@ -118,7 +127,7 @@ def test_nothing_readable_names_the_source(tmp_path, shards):
     urls = expand_urls("objects", [shards(tmp_path, shards=3, samples=2)])
     for path in tmp_path.glob("*.tar"):
         damage(path, "garbage")
-    with pytest.raises(ValueError, match="source 'objects': no readable sample in any of its 3 shards"):
+    with pytest.raises(ValueError, match="source 'objects': no readable sample in 3 of its 3 shards"):
         keys(stream(urls), 1)
 
 
@@ -137,3 +146,55 @@ def test_a_tar_without_samples_is_a_problem(tmp_path):
         pass
     with pytest.raises(ValueError, match="none.tar.*no samples"):
         list(read_shard(str(tmp_path / "none.tar")))
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+
+def test_a_source_of_many_bad_shards_gives_up_in_time(tmp_path, shards, monkeypatch):
+    """Not after all of them: with ten thousand that would take hours."""
+    urls = expand_urls("objects", [shards(tmp_path, shards=30, samples=1)])
+    for url in urls:
+        damage(tmp_path / url, "garbage")
+    clock, read = Clock(monkeypatch), []
+
+    def slowly(url, problems, retry):
+        clock.now += 10
+        read.append((url, retry))
+        yield from module_read(url, problems, retry)
+
+    module_read = module.read_shard
+    monkeypatch.setattr(module, "read_shard", slowly)
+    with pytest.raises(ValueError, match="source 'objects': no readable sample in 3 of its 30 shards"):
+        keys(stream(urls), 1)
+    assert [retry for _, retry in read] == [True, True, True]
+
+
+def test_an_unreachable_source_is_given_some_time(monkeypatch):
+    clock, read = Clock(monkeypatch), []
+
+    def refused(url, problems, retry):
+        clock.now += 4 if retry else 0.1
+        read.append(clock.now)
+        problems.record(url, "connection refused")
+        yield from ()
+
+    monkeypatch.setattr(module, "read_shard", refused)
+    with pytest.raises(ValueError, match="connection refused"):
+        keys(stream(["http://nowhere/0.tar", "http://nowhere/1.tar"]), 1)
+    assert module.PATIENCE_SECONDS < read[-1] - 100 < 60
+
+
+def test_many_bad_samples_in_one_large_shard_give_up_in_time(tmp_path, shards, monkeypatch):
+    clock = Clock(monkeypatch)
+    patient = stream(expand_urls("objects", [shards(tmp_path, shards=1, samples=200, views=1, frames=1)]))
+    with pytest.raises(ValueError, match="source 'objects': no readable sample.*of 3 views"):
+        for sample in iter(patient):
+            clock.now += 0.4
+            patient.reject(sample, "not of 3 views")
+    assert clock.now - 100 < 60

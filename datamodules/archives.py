@@ -1,0 +1,152 @@
+"""Shards opened wherever they lie and read strictly: damage is never taken for the end of an archive."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import signal
+import subprocess
+import tarfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import IO, Any
+
+import fsspec
+import webdataset as wds
+
+Members = dict[str, bytes]
+
+SILENCE_SECONDS = 10.0  # a server or command that says nothing for this long counts as failed
+WAITS = (1.0, 3.0)  # seconds before the second and the third attempt at a remote shard
+
+
+def is_remote(url: str) -> bool:
+    """Whether an address is a pipe or has a scheme, so that it cannot be looked up on disk."""
+    return url.startswith("pipe:") or "://" in url
+
+
+def open_shard(url: str, silence: float = SILENCE_SECONDS) -> AbstractContextManager[IO[bytes]]:
+    """Opens a path, a `pipe:` command, an `http(s)://` address, or whatever else fsspec knows (s3, gs, ...).
+
+    Args:
+        url: Path or address.
+        silence: Seconds without a byte after which a server or command counts as failed.
+    """
+    if url.startswith("pipe:"):
+        return io.BufferedReader(_CommandOutput(url.removeprefix("pipe:"), silence), 1 << 20)
+    if url.startswith(("http://", "https://")):
+        return urllib.request.urlopen(url, timeout=silence)
+    if "://" in url:
+        return fsspec.open(url, "rb")
+    return open(url, "rb")
+
+
+def read_archive(url: str, retry: bool = True) -> Iterator[Members]:
+    """Yields the raw samples of a shard, nothing decoded.
+
+    A remote shard that fails is read again from its start after a wait; samples given before are passed over.
+
+    Args:
+        url: Path or address.
+        retry: Whether to try a remote shard more than once.
+
+    Raises:
+        Exception: Whatever opening and reading raise; `tarfile.ReadError` if the archive is damaged or cut off.
+    """
+    given = 0
+    for wait in [*(WAITS if retry and is_remote(url) else ()), None]:
+        try:
+            for index, sample in enumerate(wds.tariterators.group_by_keys(_files(url))):
+                if index >= given:
+                    given += 1
+                    yield sample
+            return
+        except Exception:
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
+def _files(url: str) -> Iterator[dict[str, Any]]:
+    """Files of an archive, as webdataset's grouping takes them; the empty one ends the last sample."""
+    with open_shard(url) as stream, tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
+        while header := tar.next():
+            content = tar.extractfile(header) if header.isreg() else None
+            if content is not None:
+                yield {"fname": header.name, "data": content.read(), "__url__": url}
+            tar.members = []  # tarfile would keep every header
+        _check_rest(tar)
+    yield {}
+
+
+def _check_rest(tar: tarfile.TarFile) -> None:
+    """After the end marker only zeros may follow; else zeros written over a header would pass for the end."""
+    while rest := tar.fileobj.read(1 << 16):
+        if rest.count(0) < len(rest):
+            raise tarfile.ReadError("data after the end marker: the archive is damaged")
+
+
+class _Header(tarfile.TarInfo):
+    """A header that refuses damage. tarfile takes a damaged or missing header, except the first, for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """Parses a header block.
+
+        Raises:
+            tarfile.ReadError: Neither a header nor the end marker.
+        """
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and buf.count(0) == len(buf) == tarfile.BLOCKSIZE:  # the end marker
+                raise
+            problem = str(error) if buf else "no end marker, the archive is cut off"
+            raise tarfile.ReadError(problem) from error
+
+
+class _CommandOutput(io.RawIOBase):
+    """What a shell command writes; a command that falls silent or fails raises.
+
+    Args:
+        command: For `sh -c`.
+        silence: Seconds without output after which it is stopped.
+    """
+
+    def __init__(self, command: str, silence: float) -> None:
+        self.command, self.silence = command, silence
+        self.process = subprocess.Popen(
+            command, shell=True, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+        )
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads what there is.
+
+        Raises:
+            TimeoutError: No output for `silence` seconds.
+            OSError: The command failed.
+        """
+        output = self.process.stdout
+        assert output is not None
+        if not select.select([output], [], [], self.silence)[0]:
+            raise TimeoutError(f"no output of {self.command!r} for {self.silence:g} s")
+        count = os.readv(output.fileno(), [buffer])
+        if count == 0 and (code := self.process.wait(self.silence)):
+            raise OSError(f"command {self.command!r} failed with exit code {code}")
+        return count
+
+    def close(self) -> None:
+        """Stops the command with all that it started."""
+        if not self.closed and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        if not self.closed and self.process.stdout is not None:
+            self.process.stdout.close()
+        super().close()

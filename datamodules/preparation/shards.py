@@ -8,6 +8,7 @@ from pathlib import Path
 
 import webdataset
 
+from datamodules.preparation.manifest import ShardContent, add_to_manifest, file_sha256
 from scene4d.sample_format import SceneSample, encode_sample
 
 
@@ -17,7 +18,9 @@ def shard_path(output: Path, source: str, split: str, index: int) -> Path:
 
 
 def write_shard(path: Path, samples: Iterable[SceneSample], crf: int = 12) -> int:
-    """Writes samples to a temporary file beside `path` and renames it when it is complete.
+    """Writes samples to a temporary file beside `path`, renames it when it is complete, and records it.
+
+    The record goes to `manifest.json` in the same folder.
 
     Args:
         path: Of the finished shard; its folder is created.
@@ -29,19 +32,16 @@ def write_shard(path: Path, samples: Iterable[SceneSample], crf: int = 12) -> in
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    count = 0
+    content = ShardContent()
     try:
         with webdataset.TarWriter(str(temporary), encoder=False, mtime=0.0) as writer:
             for sample in samples:
                 members = encode_sample(sample, crf)
-                writer.write(
-                    {
-                        k: v if isinstance(v, bytes) or k == "__key__" else v.encode()
-                        for k, v in members.items()
-                    }
-                )
-                count += 1
+                writer.write(members)
+                content.add(sample.key, members["meta.json"])
+        record = content.record(*file_sha256(str(temporary)))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return count
+    add_to_manifest(path, record)
+    return content.samples

@@ -1,0 +1,115 @@
+"""manifest.json beside the shards: what each holds, its checksum, under which licences."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datamodules.archives import open_shard
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+
+
+@dataclass
+class ShardRecord:
+    """What the manifest says of one shard.
+
+    Attributes:
+        samples: How many.
+        bytes: Size of the file.
+        sha256: Of the file.
+        fingerprint: Of the content: the same for the same samples in another order or archive.
+        sources: Samples a source.
+        licenses: Samples a licence.
+    """
+
+    samples: int
+    bytes: int
+    sha256: str
+    fingerprint: str
+    sources: dict[str, int] = field(default_factory=dict)
+    licenses: dict[str, int] = field(default_factory=dict)
+
+
+class ShardContent:
+    """Gathers what a record says of a shard's content while its samples pass by."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._digests: list[bytes] = []
+        self._sources: Counter[str] = Counter()
+        self._licenses: Counter[str] = Counter()
+
+    def add(self, key: str, meta: bytes) -> None:
+        """Takes a sample's key and its meta.json, which holds the checksums of its other members."""
+        entries = json.loads(meta)
+        self.samples += 1
+        self._digests.append(hashlib.sha256(key.encode() + b"\n" + meta).digest())
+        self._sources[entries["source"]] += 1
+        self._licenses[entries["license"]] += 1
+
+    def record(self, size: int, sha256: str) -> ShardRecord:
+        """The record of all samples added, for a file of `size` bytes."""
+        fingerprint = hashlib.sha256(b"".join(sorted(self._digests))).hexdigest()
+        return ShardRecord(self.samples, size, sha256, fingerprint, dict(self._sources), dict(self._licenses))
+
+
+def file_sha256(url: str) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file or address."""
+    digest, size = hashlib.sha256(), 0
+    with open_shard(url) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()
+
+
+def add_to_manifest(shard: Path, record: ShardRecord) -> None:
+    """Writes a shard's record into the manifest of its folder; safe beside other processes that do the same."""
+    with (shard.parent / f".{MANIFEST}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = shard.parent / MANIFEST
+        manifest = (
+            json.loads(path.read_text()) if path.exists() else {"version": MANIFEST_VERSION, "shards": {}}
+        )
+        manifest["shards"][shard.name] = asdict(record)
+        manifest["shards"] = dict(sorted(manifest["shards"].items()))
+        temporary = path.with_name(f".{MANIFEST}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+        os.replace(temporary, path)
+
+
+def recorded(url: str) -> ShardRecord | None:
+    """What the manifest beside a shard says of it; None without a manifest or entry.
+
+    Raises:
+        ValueError: The manifest is damaged or of another version; names it.
+    """
+    folder, _, name = url.rpartition("/")
+    if url.startswith("pipe:"):
+        return None
+    address = f"{folder}/{MANIFEST}" if folder else MANIFEST
+    try:
+        with open_shard(address) as file:
+            content = file.read()
+    except OSError:  # a missing file, or HTTP 404
+        return None
+    return _entry(content, name, address)
+
+
+def _entry(content: bytes, name: str, address: str) -> ShardRecord | None:
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        if manifest["version"] != MANIFEST_VERSION:
+            raise ValueError(f"version {manifest['version']!r}, expected {MANIFEST_VERSION}")
+        entry = manifest["shards"].get(name)
+        return None if entry is None else ShardRecord(**entry)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"manifest {address!r} cannot be read: {error!r}") from error

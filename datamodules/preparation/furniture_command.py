@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 60
 TEXTURE_LICENSE = "CC-BY-SA-3.0, the MegaGlest team (https://megaglest.org)"
-SceneMaker = Callable[[Assets, np.random.Generator, str], SceneSample]
+SceneMaker = Callable[[Any, np.random.Generator, str], SceneSample]
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class SceneSet:
         source: First word of shard names and keys.
         split: `train` or `val`.
         seed: Of the whole set.
-        assets: Of this split.
+        assets: Of this split, for `make_scene`.
         make_scene: Draws one scene.
     """
 
     source: str
     split: str
     seed: int
-    assets: Assets
+    assets: Any
     make_scene: SceneMaker
 
     def draw(self, number: int) -> SceneSample:
@@ -93,6 +94,7 @@ def write_shards(
     shard_size: int = 100,
     workers: int = 1,
     part: tuple[int, int] = (0, 1),
+    crf: int = 12,
 ) -> None:
     """Writes the shards that do not exist yet.
 
@@ -103,6 +105,7 @@ def write_shards(
         shard_size: Scenes in a shard.
         workers: Processes that render.
         part: `(i, n)`: this process writes every n-th shard, starting with shard i.
+        crf: H.264 constant rate factor.
 
     Raises:
         ValueError: A number is not positive, or a scene was rejected too often.
@@ -116,7 +119,7 @@ def write_shards(
             continue
         started = time.monotonic()
         numbers = range(index * shard_size, min(scenes, (index + 1) * shard_size))
-        count = write_shard(path, _captioned(_drawn(scene_set, numbers, workers)))
+        count = write_shard(path, _captioned(_drawn(scene_set, numbers, workers)), crf)
         logger.info("%s: %d scenes in %.0f s", path, count, time.monotonic() - started)
 
 

@@ -109,18 +109,76 @@ def render(
         Colour, and planar z at the pixel centre in scene units (0 = background). Where the samples around a
         centre lie on different surfaces, z is that of one of them, never a mean across the gap.
     """
+    canvas = draw(meshes, c2w, intrinsics, height, width, supersample, background, near)
+    return canvas.resolve()
+
+
+@dataclass
+class Canvas:
+    """Supersampled colour and inverse depth, to be drawn on.
+
+    Attributes:
+        colors: In [0, 1].
+        inverse_depth: 1/z, 0 where nothing is hit.
+        supersample: Samples a pixel along each axis.
+    """
+
+    colors: Float32[ndarray, "sh sw 3"]
+    inverse_depth: Float32[ndarray, "sh sw"]
+    supersample: int
+
+    def copy(self) -> Canvas:
+        """Another canvas with the same content."""
+        return Canvas(self.colors.copy(), self.inverse_depth.copy(), self.supersample)
+
+    def resolve(self) -> tuple[UInt8[ndarray, "h w 3"], Float32[ndarray, "h w"]]:
+        """Colour and planar z of every pixel, see `render`."""
+        return (
+            _average_colors(self.colors, self.supersample),
+            _centre_depth(self.inverse_depth, self.supersample),
+        )
+
+
+def draw(
+    meshes: Sequence[Mesh],
+    c2w: ndarray,
+    intrinsics: ndarray,
+    height: int,
+    width: int,
+    supersample: int = 4,
+    background: tuple[int, int, int] = (255, 255, 255),
+    near: float = 0.01,
+    onto: Canvas | None = None,
+) -> Canvas:
+    """As `render`, before pixels are averaged.
+
+    Args:
+        meshes: Everything in the scene, in any order.
+        c2w: Camera-to-world, see `render`.
+        intrinsics: See `render`.
+        height: Of the result, pixels.
+        width: Of the result, pixels.
+        supersample: Samples a pixel along each axis.
+        background: RGB 0..255 where nothing is hit.
+        near: Distance of the near plane, scene units.
+        onto: What was already drawn from this camera, for example what stands still; changed in place.
+    """
     if supersample < 1:
         raise ValueError(f"supersample must be at least 1, got {supersample}")
-    shape = (height * supersample, width * supersample)
-    colors = _canvas(*shape, np.asarray(background, np.float32) / 255)
-    inverse_depth = np.zeros(shape, np.float32)
+    if onto is None:
+        shape = (height * supersample, width * supersample)
+        onto = Canvas(
+            _canvas(*shape, np.asarray(background, np.float32) / 255),
+            np.zeros(shape, np.float32),
+            supersample,
+        )
     c2w = np.asarray(c2w, np.float64)
     k = np.asarray(intrinsics, np.float64) * supersample
     lens = (k[0, 0], k[1, 1], k[0, 2], k[1, 2])
     for mesh in meshes:
         if len(mesh.faces):
-            _draw(*_prepare(mesh, c2w), lens, near, colors, inverse_depth)
-    return _average_colors(colors, supersample), _centre_depth(inverse_depth, supersample)
+            _draw(*_prepare(mesh, c2w), lens, near, onto.colors, onto.inverse_depth)
+    return onto
 
 
 def _prepare(mesh: Mesh, c2w: ndarray) -> tuple:

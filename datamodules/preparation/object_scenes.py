@@ -76,7 +76,7 @@ def render_clip(clip: Clip, rng: np.random.Generator, key: str) -> SceneSample |
     focal = SIZE / 2 / np.tan(half_fov)
     intrinsics = np.array([[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1]], np.float32)
     c2w = _random_arc(rng)
-    frames = _frames(clip, key_frame_times(clip.key_frames, clip.loops, rng))
+    frames = clip_meshes(clip, key_frame_times(clip.key_frames, clip.loops, rng))
     _fit(frames, c2w, half_fov, fill=rng.uniform(0.85, 0.96))
     views: list[list[tuple[ndarray, ndarray]]] = []
     for pose in c2w:
@@ -93,8 +93,10 @@ def render_clip(clip: Clip, rng: np.random.Generator, key: str) -> SceneSample |
     )  # fmt: skip
 
 
-def key_frame_times(key_frames: int, loops: bool, rng: np.random.Generator) -> Float[ndarray, "t"]:
-    """Evenly spaced positions in an animation, in key frames.
+def key_frame_times(
+    key_frames: int, loops: bool, rng: np.random.Generator, frames: int = FRAMES
+) -> Float[ndarray, "t"]:
+    """`frames` evenly spaced positions in an animation, in key frames.
 
     Loops show half a cycle to a whole one from any phase (positions may exceed the last key frame, modulo);
     one-way animations show at least 0.7 of themselves.
@@ -104,7 +106,7 @@ def key_frame_times(key_frames: int, loops: bool, rng: np.random.Generator) -> F
     else:
         span = rng.uniform(0.7, 1) * (key_frames - 1)
         start = rng.uniform(0, key_frames - 1 - span)
-    return start + span * np.linspace(0, 1, FRAMES)
+    return start + span * np.linspace(0, 1, frames)
 
 
 def between_key_frames(
@@ -160,7 +162,7 @@ def _random_arc(rng: np.random.Generator) -> Float32[ndarray, "v 4 4"]:
     ).numpy()
 
 
-def _frames(clip: Clip, times: Float[ndarray, "t"]) -> list[list[Mesh]]:
+def clip_meshes(clip: Clip, times: Float[ndarray, "t"]) -> list[list[Mesh]]:
     """The meshes of a clip at every time, lit, in the units of the file, with z up."""
     sources = drawable_meshes(clip.path)
     textures = [

@@ -15,7 +15,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from datamodules.preparation.furniture import CatalogueEntry, Model, load_model
-from datamodules.preparation.mesh_renderer import Mesh, light_factor, render
+from datamodules.preparation.mesh_renderer import Mesh, draw, light_factor, render
 from scene4d.geometry.trajectories import arc
 
 logger = logging.getLogger(__name__)
@@ -69,14 +69,26 @@ def _load_or_none(entry: CatalogueEntry) -> Model | None:
 
 
 def random_cameras(
-    rng: np.random.Generator, target: tuple[float, float, float], distance: tuple[float, float]
+    rng: np.random.Generator,
+    target: tuple[float, float, float],
+    distance: tuple[float, float],
+    total_angle: tuple[float, float] = (35, 45),
+    field_of_view: tuple[float, float] = (44, 54),
 ) -> tuple[Float32[ndarray, "v 4 4"], Float32[ndarray, "v 3 3"]]:
-    """`VIEWS` cameras on an arc of 35 to 45 degrees, elevation 12 to 40, around `target`; intrinsics."""
+    """`VIEWS` cameras on an arc around `target`, elevation 12 to 40 degrees, and their intrinsics.
+
+    Args:
+        rng: Decides everything.
+        target: What all look at.
+        distance: Range to draw from, scene units.
+        total_angle: Range of the angle between the first and the last camera, degrees.
+        field_of_view: Range of the whole angle of view, degrees.
+    """
     elevation = rng.uniform(12, 40)
     change = float(np.clip(elevation + rng.uniform(-6, 6), 12, 40)) - elevation
-    total = rng.uniform(35, 45) * rng.choice([-1, 1])
+    total = rng.uniform(*total_angle) * rng.choice([-1, 1])
     c2w = arc(VIEWS, rng.uniform(0, 360), total, elevation, change, rng.uniform(*distance), target)
-    focal = SIZE / 2 / np.tan(np.radians(rng.uniform(44, 54)) / 2)
+    focal = SIZE / 2 / np.tan(np.radians(rng.uniform(*field_of_view)) / 2)
     intrinsics = np.array([[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1]], np.float32)
     return c2w.numpy().astype(np.float32), np.repeat(intrinsics[None], VIEWS, 0)
 
@@ -120,6 +132,30 @@ def render_views(
     """Colour and planar z of every camera."""
     pairs = [render(meshes, pose, k, SIZE, SIZE, SUPERSAMPLE) for pose, k in zip(c2w, intrinsics)]
     return np.stack([image for image, _ in pairs]), np.stack([depth for _, depth in pairs])
+
+
+def render_clip(
+    still: Sequence[Mesh],
+    moving: Sequence[Sequence[Mesh]],
+    c2w: Float32[ndarray, "v 4 4"],
+    intrinsics: Float32[ndarray, "v 3 3"],
+) -> tuple[UInt8[ndarray, "v t h w 3"], Float32[ndarray, "v t h w"]]:
+    """Colour and planar z of every camera and frame; what stands still is drawn once a camera.
+
+    Args:
+        still: Meshes of all frames.
+        moving: Meshes of every frame.
+        c2w: Cameras.
+        intrinsics: Of every camera.
+    """
+    images = np.empty((len(c2w), len(moving), SIZE, SIZE, 3), np.uint8)
+    depths = np.empty((len(c2w), len(moving), SIZE, SIZE), np.float32)
+    for view, (pose, k) in enumerate(zip(c2w, intrinsics)):
+        stage = draw(still, pose, k, SIZE, SIZE, SUPERSAMPLE)
+        for frame, meshes in enumerate(moving):
+            canvas = draw(meshes, pose, k, SIZE, SIZE, SUPERSAMPLE, onto=stage.copy())
+            images[view, frame], depths[view, frame] = canvas.resolve()
+    return images, depths
 
 
 def reject_near_objects(

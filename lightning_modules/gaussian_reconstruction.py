@@ -13,12 +13,13 @@ from einops import rearrange
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_modules.geometry_pretraining import count_inputs
+from lightning_modules.geometry_pretraining import count_inputs, random_match_loss
 from lightning_modules.novel_view_evaluation import NovelViewEvaluation
 from scene4d.geometry.cameras import normalise_scene
 from scene4d.geometry.supervision import depth_loss, masked_mean, pose_loss
 from scene4d.losses import PerceptualLoss
 from scene4d.networks.vggt import Prediction, gaussians_from_maps, load_weights, read_weights
+from scene4d.networks.vggt.match_refinement import refine_with_matches
 from scene4d.rendering.render import render_gaussians
 from scene4d.types import Cameras, Gaussians, SceneBatch
 
@@ -33,6 +34,8 @@ class Reconstruction:
         frame_times: Scene time of every set, seconds.
         keys: Names of the scenes.
         prediction: What the network said.
+        depths: Planar z that placed the Gaussians: predicted, or refined by matches; `b v t h w`.
+        background: Colour behind the Gaussians, `b 3`.
     """
 
     cameras: Cameras
@@ -40,6 +43,8 @@ class Reconstruction:
     frame_times: Tensor | None = None
     keys: Sequence[str] = ()
     prediction: Prediction | None = None
+    depths: Tensor | None = None
+    background: Tensor | None = None
 
 
 class GaussianReconstruction(L.LightningModule):
@@ -65,7 +70,11 @@ class GaussianReconstruction(L.LightningModule):
         rendered_inputs: How many input views are rendered and supervised beside the targets.
         pixel_scale: Size of an untrained Gaussian, pixels; see `gaussians_from_maps`.
         opacity_shift: Opacity logit of an untrained Gaussian.
-        background: Colour behind the Gaussians, in [0, 1].
+        background: Colour behind the Gaussians, in [0, 1]; None = the median colour of the outermost pixels of
+            the inputs: white around an object on white, the walls' colour in a room.
+        refine: Make depth (and cameras, unless they are given) agree with the matches between views, see
+            `refine_with_matches`; needs a view matcher.
+        match_weight: Weight of the matching loss; only useful when the view matcher is trained.
     """
 
     def __init__(
@@ -84,7 +93,9 @@ class GaussianReconstruction(L.LightningModule):
         rendered_inputs: int = 1,
         pixel_scale: float = 0.3,
         opacity_shift: float = 2.0,
-        background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
+        refine: bool = False,
+        match_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -94,10 +105,12 @@ class GaussianReconstruction(L.LightningModule):
         self.mse_weight, self.perceptual_weight = mse_weight, perceptual_weight
         self.depth_weight, self.camera_weight = depth_weight, camera_weight
         self.background_weight, self.background = background_weight, background
+        self.refine, self.match_weight = refine, match_weight
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
         self.network: nn.Module | None = None
         self.perceptual: nn.Module | None = None
         self.results: dict[str, Any] = {}
+        self.pictures: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
         """Builds the network once, loads its initial weights and freezes what is not trained.
@@ -132,17 +145,33 @@ class GaussianReconstruction(L.LightningModule):
             cameras: Known cameras `b v` of these views in the normalised scene; None = predicted.
         """
         prediction = self.network(images)
-        cameras = prediction.cameras if cameras is None else cameras
         with torch.autocast(images.device.type, enabled=False):
+            depths = prediction.depths.float()
+            if self.refine:
+                cameras, refined = refine_with_matches(prediction, cameras)
+                depths = depths * (refined / depths).detach()
+            cameras = prediction.cameras if cameras is None else cameras
             gaussians = gaussians_from_maps(
-                prediction.gaussians, images, prediction.depths, cameras, self.pixel_scale, self.opacity_shift
+                prediction.gaussians, images, depths, cameras, self.pixel_scale, self.opacity_shift
             )
-        return Reconstruction(cameras, gaussians, prediction=prediction)
+        background = self.background_of(images)
+        return Reconstruction(cameras, gaussians, None, (), prediction, depths, background)
 
-    def render(self, gaussians: Gaussians, cameras: Cameras, size: tuple[int, int]) -> Tensor:
+    def background_of(self, images: Tensor) -> Tensor:
+        """Colour behind the Gaussians of every scene, `b 3`."""
+        if self.background is not None:
+            return images.new_tensor(self.background).expand(len(images), 3)
+        border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], -1)
+        return rearrange(border, "b v t c n -> b (v t n) c").median(1).values
+
+    def render(
+        self, gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor
+    ) -> Tensor:
         """Renders Gaussians `b t g` from the same cameras `b v` at every timestep: `b v t c h w`."""
         per_time = Cameras(cameras.c2w[:, None], cameras.intrinsics[:, None])
-        images, _, _ = render_gaussians(gaussians, per_time, *size, background=self.background)
+        images, _, alphas = render_gaussians(gaussians, per_time, *size, background=(0.0, 0.0, 0.0))
+        behind = rearrange(background, "b c -> b 1 1 c 1 1")
+        images = images + (1 - alphas[:, :, :, None]) * behind
         return rearrange(images, "b t v c h w -> b v t c h w")
 
     def training_step(self, batch: SceneBatch, batch_index: int) -> Tensor:
@@ -153,7 +182,7 @@ class GaussianReconstruction(L.LightningModule):
         given = cameras[:, :inputs] if self.use_given_cameras else None
         result = self.reconstruct(images, given)
         with torch.autocast(images.device.type, enabled=False):
-            losses = self._image_losses(result.gaussians, batch.images, cameras, inputs)
+            losses = self._image_losses(result, batch.images, cameras, inputs)
             losses |= self._geometry_losses(result, depths[:, :inputs], cameras[:, :inputs])
         loss = sum(losses.values())
         self.log("train/loss", loss, prog_bar=True)
@@ -161,12 +190,12 @@ class GaussianReconstruction(L.LightningModule):
         return loss
 
     def _image_losses(
-        self, gaussians: Gaussians, images: Tensor, cameras: Cameras, inputs: int
+        self, result: Reconstruction, images: Tensor, cameras: Cameras, inputs: int
     ) -> dict[str, Tensor]:
         chosen = torch.randperm(inputs, device="cpu")[: self.rendered_inputs].tolist()
         views = chosen + list(range(inputs, images.shape[1]))
         truth = images[:, views]
-        rendered = self.render(gaussians, cameras[:, views], images.shape[-2:])
+        rendered = self.render(result.gaussians, cameras[:, views], images.shape[-2:], result.background)
         mse = (rendered - truth).square().mean()
         self.log("train/psnr", -10 * mse.detach().clamp(min=1e-8).log10(), prog_bar=True)
         losses = {"mse": self.mse_weight * mse}
@@ -182,6 +211,10 @@ class GaussianReconstruction(L.LightningModule):
             losses["depth"] = self.depth_weight * depth_loss(prediction.depths, depths)
         if self.camera_weight > 0:
             losses["camera"] = self.camera_weight * pose_loss(prediction.poses, cameras, height, width)
+        if self.match_weight > 0:
+            loss, accuracy = random_match_loss(prediction.match_features[:, 0], depths[:, :, 0], cameras)
+            losses["matching"] = self.match_weight * loss
+            self.log("train/match_accuracy", accuracy)
         if self.background_weight > 0:
             stored = (depths > 0).flatten(3).any(-1)[..., None, None]  # else unknown, not empty
             empty = rearrange(stored & (depths <= 0), "b v t h w -> b t (v h w)")
@@ -200,6 +233,7 @@ class GaussianReconstruction(L.LightningModule):
         """Sets `results["reconstruction"]`, the block of metrics.json, and logs its scores."""
         block = self._evaluation.results()
         self.results = {"reconstruction": block}
+        self.pictures = self._evaluation.pictures
         for name, value in block.items():
             scores = value if isinstance(value, dict) else {"": value}
             self.log_dict({f"val/{name}{'_' * bool(k)}{k}": float(v) for k, v in scores.items()})

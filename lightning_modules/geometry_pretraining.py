@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -108,7 +109,7 @@ class GeometryPretraining(L.LightningModule):
         """Errors of rotations and depth on held-out scenes."""
         images, depths, cameras = static_scenes(batch)
         errors = self._errors(self.network(images), depths, cameras, "val")
-        self.log_dict(errors, batch_size=len(images), prog_bar=True, add_dataloader_idx=False)
+        self.log_dict(errors, batch_size=len(images))
 
     def _losses(self, prediction: Prediction, depths: Tensor, cameras: Cameras) -> dict[str, Tensor]:
         """Weighted losses by name."""
@@ -121,9 +122,8 @@ class GeometryPretraining(L.LightningModule):
         }
         if prediction.points is not None:
             losses["points"] = self.point_weight * point_loss(prediction.points, depths, cameras)
-        if prediction.match_logits is not None:
-            pixels, visible = true_matches(depths[:, :, 0], cameras, CELL)
-            loss, accuracy = match_loss(prediction.match_logits[:, 0], pixels, visible, width // CELL, CELL)
+        if prediction.match_features is not None:
+            loss, accuracy = random_match_loss(prediction.match_features[:, 0], depths[:, :, 0], cameras)
             losses["matching"] = self.match_weight * loss
             self.log("train/match_accuracy", accuracy)
         return losses
@@ -144,6 +144,24 @@ class GeometryPretraining(L.LightningModule):
             f"{stage}/rotation_deg_identity": rotation_angle(identity, true).mean(),
             f"{stage}/depth_abs_rel": masked_mean(relative, depths > 0),
         }
+
+
+def random_match_loss(
+    features: Float[Tensor, "n v p f"], depths: Float[Tensor, "n v h w"], cameras: Cameras
+) -> tuple[Tensor, Tensor]:
+    """Matching loss of every view with one other, as many views further on for all, drawn at random.
+
+    All pairs at once cost more time and memory than the rest of a small network.
+    """
+    views = features.shape[1]
+    if views == 1:
+        return features.sum() * 0, features.new_zeros(())
+    first = torch.arange(views, device=features.device)
+    second = (first + int(torch.randint(1, views, ()))) % views
+    pixels, visible = true_matches(depths, cameras, CELL)  # n v p v2
+    pixels, visible = (x[:, first, :, second].transpose(0, 1) for x in (pixels, visible))
+    logits = features @ features[:, second].transpose(-1, -2)
+    return match_loss(logits, pixels, visible, depths.shape[-1] // CELL, CELL)
 
 
 def static_scenes(batch: SceneBatch) -> tuple[Tensor, Tensor, Cameras]:

@@ -15,6 +15,7 @@ from scene4d.metrics import VIEW_SCORES, ScoreTable, depth_abs_rel, rotation_err
 from scene4d.networks.vggt import gaussians_from_maps
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
 from scene4d.types import Cameras, SceneBatch
+from scene4d.visualization import grid_sheet
 
 if TYPE_CHECKING:
     from lightning_modules.gaussian_reconstruction import GaussianReconstruction, Reconstruction
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 METHODS = ("pose_free", "given_cameras", "copy_nearest", "blurred_mean", "true_depth")
 ERRORS = ("rotation_deg", "rotation_deg_identity", "depth_abs_rel")
 ALL = "all"
+PICTURES = 4  # scenes a source
 BOUND_PIXEL_SCALE = 0.1  # the rasterizer's own blur of 0.55 pixels is there already; 0.3 costs over 1 dB
 
 
@@ -46,6 +48,7 @@ class NovelViewEvaluation:
         self.module, self.perceptual = module, perceptual
         self.table = ScoreTable([ALL], METHODS, VIEW_SCORES).to(module.device)
         self.errors = {name: MeanMetric().to(module.device) for name in ERRORS}
+        self.pictures: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def add(self, batch: SceneBatch) -> None:
@@ -67,6 +70,7 @@ class NovelViewEvaluation:
             "copy_nearest": copy_nearest(batch.images, batch.cameras.c2w, batch.reference),
             "blurred_mean": blurred_mean(batch.images, batch.cameras.c2w, batch.reference),
         }
+        self._picture(grids, batch, inputs)
         for method, grid in grids.items():
             self._score(method, grid, batch.images, batch.reference)
         if batch.depths is not None:
@@ -80,12 +84,14 @@ class NovelViewEvaluation:
 
     def _pose_free(self, images: Tensor, free: Reconstruction, inputs: int) -> Tensor:
         cameras = pose_free_cameras(self.module, images, free, inputs)
-        rendered = self.module.render(free.gaussians, cameras, images.shape[-2:])
+        rendered = self.module.render(free.gaussians, cameras, images.shape[-2:], free.background)
         return torch.cat([images[:, :inputs], rendered], 1)
 
     def _given(self, images: Tensor, cameras: Cameras, inputs: int) -> Tensor:
         result = self.module.reconstruct(images[:, :inputs], cameras[:, :inputs])
-        rendered = self.module.render(result.gaussians, cameras[:, inputs:], images.shape[-2:])
+        rendered = self.module.render(
+            result.gaussians, cameras[:, inputs:], images.shape[-2:], result.background
+        )
         return torch.cat([images[:, :inputs], rendered], 1)
 
     def _add_bound(self, batch: SceneBatch, depths: Tensor, cameras: Cameras, inputs: int) -> None:
@@ -99,7 +105,8 @@ class NovelViewEvaluation:
         gaussians = gaussians_from_maps(
             raw, images[:, :inputs], known.clamp(min=1e-3), cameras[:, :inputs], BOUND_PIXEL_SCALE
         )
-        rendered = self.module.render(gaussians, cameras[:, inputs:], images.shape[-2:])
+        background = self.module.background_of(images[:, :inputs])
+        rendered = self.module.render(gaussians, cameras[:, inputs:], images.shape[-2:], background)
         self._score("true_depth", torch.cat([images[:, :inputs], rendered], 1), images, reference)
 
     def _add_errors(self, free: Reconstruction, depths: Tensor, cameras: Cameras) -> None:
@@ -108,7 +115,23 @@ class NovelViewEvaluation:
             identity = torch.eye(4, device=truth.device).expand_as(truth)
             self.errors["rotation_deg"].update(rotation_error(free.cameras.c2w[scene], truth))
             self.errors["rotation_deg_identity"].update(rotation_error(identity, truth))
-            self.errors["depth_abs_rel"].update(depth_abs_rel(free.prediction.depths[scene], depths[scene]))
+            self.errors["depth_abs_rel"].update(depth_abs_rel(free.depths[scene], depths[scene]))
+
+    def _picture(self, grids: dict[str, Tensor], batch: SceneBatch, inputs: int) -> None:
+        """Keeps a sheet of the first scenes of every source: a row a target view, at its middle timestep.
+
+        Columns: nearest input | truth | pose-free | given cameras | mean of the two nearest, blurred.
+        """
+        middle = batch.images.shape[2] // 2
+        shown = (
+            grids["copy_nearest"],
+            batch.images,
+            *(grids[k] for k in ("pose_free", "given_cameras", "blurred_mean")),
+        )
+        for scene, (source, key) in enumerate(zip(batch.source, batch.keys)):
+            if sum(name.startswith(f"{source}/") for name in self.pictures) < PICTURES:
+                columns = torch.stack([x[scene, inputs:, middle] for x in shown], 1)
+                self.pictures[f"{source}/{key}"] = grid_sheet(columns.clamp(0, 1).float())
 
     def _score(self, method: str, grid: Tensor, truth: Tensor, reference: Tensor) -> None:
         for scene in range(len(truth)):
@@ -137,7 +160,7 @@ def pose_free_cameras(
     """
     views = [0, *range(inputs, images.shape[1])]
     again = module.reconstruct(images[:, views])
-    depths, others = free.prediction.depths[:, 0, 0], again.prediction.depths[:, 0, 0]
+    depths, others = free.depths[:, 0, 0], again.depths[:, 0, 0]
     height, width = depths.shape[-2:]
     opacities = free.gaussians.opacities[:, 0, : height * width].unflatten(1, (height, width))
     scales = []

@@ -57,6 +57,7 @@ class Aggregator(nn.Module):
         temporal: Add one temporal attention block after each pair, the identity at the start.
         temporal_after_frame: Add another one after each frame block.
         temporal_rope: Let temporal attention know the order of time (the paper: no).
+        temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 = attention alone.
         matcher: Explicit matching between views in front of the blocks; None as in VGGT.
         layers: Which pairs' outputs to keep for the dense heads.
     """
@@ -76,6 +77,7 @@ class Aggregator(nn.Module):
         temporal: bool,
         temporal_after_frame: bool,
         temporal_rope: bool,
+        temporal_mlp_ratio: float,
         matcher: ViewMatcher | None,
         layers: Sequence[int],
     ) -> None:
@@ -90,15 +92,15 @@ class Aggregator(nn.Module):
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 0.02)
         self.register_token = nn.Parameter(torch.randn(1, 2, registers, dim) * 0.02)
 
-        def blocks(scale: float) -> nn.ModuleList:
-            made = (Block(dim, heads, qk_norm=True, layer_scale=scale) for _ in range(depth))
+        def blocks(scale: float, mlp_ratio: float = 4.0) -> nn.ModuleList:
+            made = (Block(dim, heads, mlp_ratio, qk_norm=True, layer_scale=scale) for _ in range(depth))
             return nn.ModuleList(made)
 
         self.frame_blocks, self.global_blocks = blocks(layer_scale), blocks(layer_scale)
         if temporal:
-            self.temporal_blocks = nn.ModuleList(map(zero_branches, blocks(1.0)))
+            self.temporal_blocks = nn.ModuleList(map(zero_branches, blocks(1.0, temporal_mlp_ratio)))
         if temporal_after_frame:
-            self.temporal_frame_blocks = nn.ModuleList(map(zero_branches, blocks(1.0)))
+            self.temporal_frame_blocks = nn.ModuleList(map(zero_branches, blocks(1.0, temporal_mlp_ratio)))
         if matcher is not None:
             self.matcher = matcher
         for name, value in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):

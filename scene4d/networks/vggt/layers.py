@@ -84,7 +84,7 @@ class Block(nn.Module):
     Args:
         dim: Channels.
         heads: Attention heads.
-        mlp_ratio: Hidden width of the MLP over `dim`.
+        mlp_ratio: Hidden width of the MLP over `dim`; 0 = attention alone.
         qk_norm: See `Attention`.
         layer_scale: Initial gain of both branches.
         eps: Of the two LayerNorms.
@@ -103,13 +103,14 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, qk_norm)
         self.ls1 = LayerScale(dim, layer_scale)
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim, layer_scale)
+        if mlp_ratio:
+            self.norm2 = nn.LayerNorm(dim, eps=eps)
+            self.mlp = Mlp(dim, int(dim * mlp_ratio))
+            self.ls2 = LayerScale(dim, layer_scale)
 
     def forward(self, x: Float[Tensor, "b l d"], rotation: Rotation | None = None) -> Float[Tensor, "b l d"]:
         x = x + self.ls1(self.attn(self.norm1(x), rotation))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        return x + self.ls2(self.mlp(self.norm2(x))) if hasattr(self, "mlp") else x
 
 
 def zero_branches(block: Block) -> Block:
@@ -117,7 +118,8 @@ def zero_branches(block: Block) -> Block:
 
     LayerScale 0 would do the same but train nothing except its own gain at first.
     """
-    for layer in (block.attn.proj, block.mlp.fc2):
+    last = [block.attn.proj] + ([block.mlp.fc2] if hasattr(block, "mlp") else [])
+    for layer in last:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     return block

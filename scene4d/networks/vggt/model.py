@@ -31,7 +31,7 @@ class Prediction:
         depth_confidence: At least 1.
         points: Position of every pixel in the first camera's frame; None without a point head.
         gaussians: Raw output of the Gaussian head, None without one.
-        match_logits: Of the optional view matcher.
+        match_features: Of the optional view matcher, see `MatchedTokens`.
     """
 
     cameras: Cameras
@@ -40,7 +40,7 @@ class Prediction:
     depth_confidence: Float[Tensor, "b v t h w"]
     points: Float[Tensor, "b v t h w 3"] | None = None
     gaussians: Float[Tensor, "b v t c h w"] | None = None
-    match_logits: Float[Tensor, "b t v p v2 p2"] | None = None
+    match_features: Float[Tensor, "b t v p f"] | None = None
 
 
 class ReconstructionNetwork(nn.Module):
@@ -75,6 +75,7 @@ class ReconstructionNetwork(nn.Module):
         temporal: Temporal attention after each pair of frame and global attention.
         temporal_after_frame: Temporal attention after each frame block, too.
         temporal_rope: Let temporal attention know the order of time; the paper's form does not.
+        temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 = attention alone.
         match_views: Explicit matching of neighbouring views, for small networks; not part of VGGT.
         match_width: Channels of the matcher's encoder.
     """
@@ -106,13 +107,14 @@ class ReconstructionNetwork(nn.Module):
         temporal: bool = True,
         temporal_after_frame: bool = False,
         temporal_rope: bool = False,
+        temporal_mlp_ratio: float = 4.0,
         match_views: bool = False,
         match_width: int = 96,
     ) -> None:
         super().__init__()
         self.aggregator = Aggregator(
             image_size, patch_size, dim, depth, heads, embedder_depth, registers, layer_scale,
-            embedder_layer_scale, rope_base, temporal, temporal_after_frame, temporal_rope,
+            embedder_layer_scale, rope_base, temporal, temporal_after_frame, temporal_rope, temporal_mlp_ratio,
             ViewMatcher(dim, patch_size, match_width) if match_views else None, layers,
         )  # fmt: skip
         self.camera_head = CameraHead(
@@ -153,5 +155,5 @@ class ReconstructionNetwork(nn.Module):
             depth_confidence=1 + confidence.clamp(max=20).exp(),
             points=points,
             gaussians=None if self.gaussian_head is None else self.gaussian_head(tokens, images),
-            match_logits=None if matched is None else matched.logits.unflatten(0, (-1, timesteps)),
+            match_features=None if matched is None else matched.features.unflatten(0, (-1, timesteps)),
         )

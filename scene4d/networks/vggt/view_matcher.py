@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from scene4d.networks.vggt.camera_head import POSE_SIZE, start_at_identity
@@ -26,19 +26,19 @@ CHANNELS = 4  # x, y displacement, confidence, cycle agreement
 
 @dataclass
 class MatchedTokens:
-    """Additions to the tokens, and the logits that the matching loss supervises.
+    """Additions to the tokens, and the features that the matching loss supervises.
 
     Attributes:
         patches: Added to the patch tokens.
         camera: Added to the camera token.
         poses: First guess of the pose encoding, from the displacements alone.
-        logits: Similarity of cell p of view v with cell p2 of view v2, scaled by the temperature.
+        features: Of every cell; the inner product of two cells is the logit of their match.
     """
 
     patches: Float[Tensor, "n v l d"]
     camera: Float[Tensor, "n v 1 d"]
     poses: Float[Tensor, "n v 9"]
-    logits: Float[Tensor, "n v p v2 p2"]
+    features: Float[Tensor, "n v p f"]
 
 
 class MatchingEncoder(nn.Module):
@@ -100,9 +100,9 @@ class ViewMatcher(nn.Module):
         n, v = frames.shape[:2]
         height, width = rows * self.ratio, columns * self.ratio
         features = self.encoder(frames.flatten(0, 1)).unflatten(0, (n, v))
-        logits = torch.einsum("nvpf,nwqf->nvpwq", features, features) * self.log_temperature.exp()
+        features = features * (self.log_temperature / 2).exp()
         with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
-            cells, positions = _describe(logits.float(), height, width)
+            cells, positions = _describe(features.detach(), height, width)
         grouped = rearrange(
             cells, "n v (y i x j) c -> n v (y x) (i j c)", y=rows, x=columns, i=self.ratio, j=self.ratio
         )
@@ -113,37 +113,48 @@ class ViewMatcher(nn.Module):
         camera = self.to_camera(pooled + place).float()
         with torch.autocast(frames.device.type, enabled=False):
             poses = self.to_poses(camera)
-        return MatchedTokens(self.to_patches(grouped).float(), camera[:, :, None], poses, logits)
+        return MatchedTokens(self.to_patches(grouped).float(), camera[:, :, None], poses, features)
 
 
 def _describe(
-    logits: Float[Tensor, "n v p v2 p2"], height: int, width: int
+    features: Float[Tensor, "n v p f"], height: int, width: int
 ) -> tuple[Float[Tensor, "n v p 8"], Float[Tensor, "p 2"]]:
     """Displacement, confidence and cycle agreement of every cell to the first and the previous view."""
-    v = logits.shape[1]
-    device = logits.device
+    positions = cell_positions(height, width, features.device)
+    views = torch.arange(features.shape[1], device=features.device)
+    described = []
+    for other in (torch.zeros_like(views), (views - 1).clamp(min=0)):
+        found, confidence, agrees = find_matches(features, features[:, other], positions)
+        displacement = (found - positions) / 4  # about unit size
+        described.append(torch.cat([displacement, confidence[..., None], agrees[..., None].float()], -1))
+    size = torch.tensor([width, height], device=features.device)
+    return torch.cat(described, -1), positions / size - 0.5
+
+
+def cell_positions(height: int, width: int, device: torch.device) -> Float[Tensor, "p 2"]:
+    """Centres (x, y) of all cells of a view, in cells."""
     ys = torch.arange(height, device=device).repeat_interleave(width)
     xs = torch.arange(width, device=device).repeat(height)
-    positions = torch.stack([xs, ys], -1).float() + 0.5
-    views = torch.arange(v, device=device)
-    described = [
-        _match(logits[:, views, :, other], logits[:, other, :, views], positions)
-        for other in (torch.zeros_like(views), (views - 1).clamp(min=0))
-    ]  # indexing with two lists puts their axis first: v n p q
-    size = torch.tensor([width, height], device=device)
-    return rearrange(torch.cat(described, -1), "v n p c -> n v p c"), positions / size - 0.5
+    return torch.stack([xs, ys], -1).float() + 0.5
 
 
-def _match(
-    forward: Float[Tensor, "v n p q"], backward: Float[Tensor, "v n q p"], positions: Float[Tensor, "p 2"]
-) -> Float[Tensor, "v n p 4"]:
-    """Best cell, refined below the cell by averaging over its 3 x 3 neighbours."""
-    probability = forward.softmax(-1)
+def find_matches(
+    features: Float[Tensor, "*batch p f"],
+    others: Float[Tensor, "*batch p f"],
+    positions: Float[Tensor, "p 2"],
+) -> tuple[Float[Tensor, "*batch p 2"], Float[Tensor, "*batch p"], Bool[Tensor, "*batch p"]]:
+    """Best cell among `others`, refined below the cell by averaging over its 3 x 3 neighbours.
+
+    Returns:
+        Position in cells, confidence (probability of the best cell), and whether the match of the match lies
+        within one cell.
+    """
+    logits = features @ others.transpose(-1, -2)
+    near = (positions[:, None] - positions).abs().amax(-1) <= 1.01
+    probability = logits.softmax(-1)
     confidence, best = probability.max(-1)
-    near = (positions[best][..., None, :] - positions).abs().amax(-1) <= 1
-    local = probability * near
-    found = (local / local.sum(-1, keepdim=True)) @ positions
-    returned = backward.argmax(-1).gather(-1, best)
-    agrees = (positions[returned] - positions).abs().amax(-1) <= 1
-    displacement = (found - positions) / 4  # about unit size
-    return torch.cat([displacement, confidence[..., None], agrees[..., None].float()], -1)
+    local = probability * near[best]
+    found = (local @ positions) / local.sum(-1, keepdim=True)
+    returned = logits.argmax(-2).gather(-1, best)
+    agrees = near[returned, torch.arange(len(positions), device=features.device)]
+    return found, confidence, agrees

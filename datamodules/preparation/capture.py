@@ -22,6 +22,7 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from datamodules.preparation.captions import embed_captions
+from datamodules.preparation.lens import bilinear
 from datamodules.preparation.qualisys import CalibratedCamera, read_calibration
 from datamodules.preparation.shards import shard_path, write_shard
 from scene4d.sample_format import SceneSample
@@ -142,20 +143,9 @@ def resample(
     places = camera.distort(rays) @ camera.intrinsics[:2, :2].T + camera.intrinsics[:2, 2]
     result = []
     for frame in frames:
-        values = _bilinear(frame, places).reshape(size, samples, size, samples, 3)
+        values = bilinear(frame, places).reshape(size, samples, size, samples, 3)
         result.append(np.round(values.mean((1, 3))).astype(np.uint8))
     return np.stack(result)
-
-
-def _bilinear(image: UInt8[ndarray, "h w 3"], places: Float[ndarray, "n 2"]) -> Float[ndarray, "n 3"]:
-    """Values at pixel positions, pixel centres at +0.5, edges repeated."""
-    limits = np.array(image.shape[1::-1]) - 1
-    places = np.clip(places - 0.5, 0, limits).astype(np.float32)
-    low = np.minimum(places.astype(np.int64), limits - 1)
-    (fx, fy), (x, y) = (places - low).T[..., None], low.T
-    top = image[y, x] * (1 - fx) + image[y, x + 1] * fx
-    bottom = image[y + 1, x] * (1 - fx) + image[y + 1, x + 1] * fx
-    return top * (1 - fy) + bottom * fy
 
 
 def _extent(counts: Int[ndarray, "n"]) -> tuple[int, int]:

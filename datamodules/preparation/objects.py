@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from datamodules.preparation.captions import embed_captions
+from datamodules.preparation.jobs import parse_part, plan_shards, run_jobs, start_logging
 from datamodules.preparation.object_clips import Clip, assign_groups, find_clips, split_groups
 from datamodules.preparation.object_scenes import SOURCE, make_scene
 from datamodules.preparation.shards import shard_path, write_shard
@@ -25,13 +24,11 @@ from scene4d.sample_format import SceneSample
 
 logger = logging.getLogger(__name__)
 
-LOG_FORMAT = "%(asctime)s %(name)s: %(message)s"
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line entry point."""
     options = _parser().parse_args(arguments)
-    _start_logging()
+    start_logging()
     clips = split_groups(assign_groups(find_clips(options.root)), options.split)
     units, groups = len({clip.unit for clip in clips}), len({clip.group for clip in clips})
     logger.info("%s: %d clips of %d units in %d content groups", options.split, len(clips), units, groups)
@@ -42,14 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             logger.info("%s exists, skipped", path.name)
         else:
             jobs.append((path, clips, options.split, options.seed, scenes, options.crf))
-    _run(jobs, options.workers)
-
-
-def plan_shards(scenes: int, shard_size: int, part: tuple[int, int] = (0, 1)) -> list[tuple[int, range]]:
-    """Shard indices and their scenes; part (i, n) gets every n-th shard, beginning with shard i."""
-    starts = range(0, scenes, shard_size)
-    shards = [(index, range(start, min(start + shard_size, scenes))) for index, start in enumerate(starts)]
-    return shards[part[0] :: part[1]]
+    for _ in run_jobs(make_shard, jobs, options.workers):
+        pass
 
 
 def make_shard(path: Path, clips: list[Clip], split: str, seed: int, scenes: range, crf: int) -> None:
@@ -80,31 +71,6 @@ def _scenes(clips: list[Clip], split: str, seed: int, scenes: range) -> Iterator
     logger.info("%d renderings rejected because the image hardly changes", rejected)
 
 
-def _run(jobs: list[tuple], workers: int) -> None:
-    """Makes shards one after another, or in a pool of fresh processes."""
-    if workers <= 1:
-        for job in jobs:
-            make_shard(*job)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_logging) as pool:
-        for future in [pool.submit(make_shard, *job) for job in jobs]:
-            future.result()
-
-
-def _start_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-
-
-def _parse_part(text: str) -> tuple[int, int]:
-    """`i/n` -> (i, n), 0 <= i < n."""
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"part must be i/n with 0 <= i < n, got {text!r}")
-    return int(index), int(count)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, required=True, help="number of scenes of the split")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, one shard each at a time")
-    parser.add_argument("--part", type=_parse_part, default=(0, 1), help="i/n: make every n-th shard only")
+    parser.add_argument("--part", type=parse_part, default=(0, 1), help="i/n: make every n-th shard only")
     parser.add_argument("--shard-size", type=int, default=100, help="scenes a shard")
     parser.add_argument("--crf", type=int, default=12, help="H.264 rate factor, smaller = better")
     return parser

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from datamodules.preparation.lens import distort
+
 SUBPIXELS = 64  # lengths on the sensor are in 1/64 pixel
 METRES = 1e-3  # positions are in millimetres
 
@@ -49,17 +51,7 @@ class CalibratedCamera:
 
     def distort(self, rays: Float[ndarray, "n 2"]) -> Float[ndarray, "n 2"]:
         """Ideal image points at z = 1 -> where the lens puts them."""
-        k1, k2, p1, p2 = self.distortion
-        x, y = rays[:, 0], rays[:, 1]
-        r2 = x**2 + y**2
-        radial = 1 + k1 * r2 + k2 * r2**2
-        return np.stack(
-            [
-                x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2),
-                y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y,
-            ],
-            axis=1,
-        )
+        return distort(rays, self.distortion.tolist())
 
 
 def read_calibration(path: Path) -> list[CalibratedCamera]:

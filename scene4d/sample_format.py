@@ -172,8 +172,10 @@ def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
     """uint8 `t h w 3` -> mp4 bytes (H.264, 4:4:4 so that small frames keep their colours)."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=round(fps), options={"crf": str(crf), "preset": "slow"})
-        stream.codec_context.thread_count = 1  # the same bytes on every machine
+        # one thread and no wider instructions than SSE: with either, x264 gives other bytes now and then
+        options = {"crf": str(crf), "preset": "slow", "x264-params": "asm=SSE2,SSSE3,SSE4.2"}
+        stream = container.add_stream("libx264", rate=round(fps), options=options)
+        stream.codec_context.thread_count = 1
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
         for frame in frames:
             container.mux(

@@ -14,7 +14,7 @@ from PIL import Image
 from datamodules.preparation import captions, object_scenes, objects
 from datamodules.preparation.g3d import read_g3d
 from datamodules.preparation.object_clips import assign_groups, connected, find_clips, split_groups
-from scene4d.sample_format import decode_sample, decode_video
+from scene4d.sample_format import decode_sample
 
 CUBE = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
 CUBE_FACES = np.array(
@@ -210,24 +210,19 @@ def test_preparation_goes_on_where_it_stopped(megaglest, tmp_path, fake_captions
     monkeypatch.setattr(objects, "make_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         command(megaglest, out, "train", *options)
-    assert [path.name for path in out.iterdir()] == ["objects-train-000000.tar"]
+    assert [path.name for path in out.glob("*.tar")] == ["objects-train-000000.tar"]
     first = out / "objects-train-000000.tar"
     stamp = first.stat().st_mtime_ns
     monkeypatch.setattr(objects, "make_scene", original)
     command(megaglest, out, "train", *options)
     assert first.stat().st_mtime_ns == stamp
-    assert sorted(path.name for path in out.iterdir()) == [f"objects-train-{k:06d}.tar" for k in range(3)]
+    assert sorted(path.name for path in out.glob("*.tar")) == [f"objects-train-{k:06d}.tar" for k in range(3)]
     command(megaglest, tmp_path / "again", "train", *options, "--part", "2/3")
-    (again,) = (tmp_path / "again").iterdir()
+    (again,) = (tmp_path / "again").glob("*.tar")
     assert again.name == "objects-train-000002.tar"
-    ours, theirs = tar_content(again), tar_content(out / again.name)
-    assert ours.keys() == theirs.keys(), "a scene depends on nothing but seed, split, index"
-    for name in ours:  # single pixels differ by up to 56 levels between runs; the cause was not found
-        if name.endswith("mp4"):
-            difference = decode_video(ours[name]).astype(int) - decode_video(theirs[name])
-            assert np.abs(difference).mean() < 0.2, name
-        elif not name.endswith("png"):
-            assert ours[name] == theirs[name], name
+    assert tar_content(again) == tar_content(out / again.name), (
+        "a scene depends on nothing but seed, split, index"
+    )
 
 
 def tar_content(path: Path) -> dict[str, bytes]:

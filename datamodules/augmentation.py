@@ -8,7 +8,7 @@ from random import Random
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from scene4d.types import Cameras, SceneBatch
@@ -39,7 +39,7 @@ class GridAugmentation:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
     def apply(self, batch: SceneBatch, rng: Random) -> SceneBatch:
-        """Augments a batch; every scene of it in the same way."""
+        """Augments a batch, every scene of it in the same way. Images may be bytes; changed colours are floats."""
         if rng.random() < self.flip:
             batch = flip(batch)
         order = [0, 1, 2]
@@ -49,8 +49,12 @@ class GridAugmentation:
         gains = torch.tensor([(1 + self.gain) ** rng.uniform(-1, 1) for _ in order])
         if order == [0, 1, 2] and gamma == 1 and bool((gains == 1).all()):
             return batch
-        images = change_colors(batch.images[:, :, :, order], gamma, gains, self.keep_white)
-        return replace(batch, images=images)
+        images = batch.images if order == [0, 1, 2] else batch.images[:, :, :, order]
+        if images.dtype != torch.uint8:
+            return replace(batch, images=change_colors(images, gamma, gains, self.keep_white))
+        levels = (torch.arange(256) / 255).expand(1, 1, 1, 3, 1, 256)
+        table = change_colors(levels, gamma, gains, self.keep_white)[0, 0, 0, :, 0]
+        return replace(batch, images=map_levels(images, table))
 
 
 def flip(batch: SceneBatch) -> SceneBatch:
@@ -79,6 +83,23 @@ def change_colors(
     return images.clamp(0, 1)
 
 
+def map_levels(
+    images: UInt8[Tensor, "b v t c h w"], table: Float[Tensor, "c 256"]
+) -> Float[Tensor, "b v t c h w"]:
+    """Replaces level k of channel c by `table[c, k]`: a byte has 256 powers, an image has many more pixels."""
+    mapped = torch.empty(images.shape)
+    for channel, levels in enumerate(table.numpy()):
+        mapped[:, :, :, channel] = torch.from_numpy(levels[images[:, :, :, channel].numpy()])
+    return mapped
+
+
+def unit_floats(images: UInt8[Tensor, "*axes"] | Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """Bytes as contiguous floats in [0, 1]; floats are left as they are."""
+    if images.dtype != torch.uint8:
+        return images
+    return torch.empty(images.shape).copy_(images).div_(255)
+
+
 def fit(batch: SceneBatch, size: tuple[int, int]) -> SceneBatch:
     """Crops the centre to the aspect ratio of `size` and resizes to it; intrinsics and depth follow.
 
@@ -86,7 +107,7 @@ def fit(batch: SceneBatch, size: tuple[int, int]) -> SceneBatch:
     would invent surfaces.
 
     Args:
-        batch: Scenes of any size.
+        batch: Scenes of any size; images may be bytes, resized ones are floats.
         size: Height and width wanted.
     """
     height, width = batch.images.shape[-2:]
@@ -98,6 +119,7 @@ def fit(batch: SceneBatch, size: tuple[int, int]) -> SceneBatch:
     rows, columns = slice(top, top + crop_h), slice(left, left + crop_w)
     b, v = batch.images.shape[:2]
     flat = rearrange(batch.images[..., rows, columns], "b v t c h w -> (b v t) c h w")
+    flat = flat.float() / 255 if flat.dtype == torch.uint8 else flat
     flat = F.interpolate(flat, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
     images = rearrange(flat, "(b v t) c h w -> b v t c h w", b=b, v=v)
     depths = batch.depths

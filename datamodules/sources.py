@@ -10,11 +10,11 @@ from random import Random
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from datamodules.archives import Members
-from datamodules.augmentation import GridAugmentation, fit
+from datamodules.augmentation import GridAugmentation, fit, unit_floats
 from datamodules.homography import HomographyViews
 from datamodules.references import ReferencePolicy
 from datamodules.selection import ContextSelection, Extent, GridSelection, Selected
@@ -123,13 +123,14 @@ class GridReader:
         else:
             sample = self.decoded.decode(members, selected.views, self.depth)
             grid = fit(self._grid(sample, selected, rng), self.size)
-        return source.augmentation.apply(grid, rng) if source.augmentation else grid
+        grid = source.augmentation.apply(grid, rng) if source.augmentation else grid
+        return _repeated(replace(grid, images=unit_floats(grid.images)), len(selected.frames))
 
     def _warped(
         self, members: Members, stored: int, homography: HomographyViews, selected: Selected, rng: Random
     ) -> SceneBatch:
         sample = self.decoded.decode(members, [rng.randrange(stored)], depth=False)
-        video = _images(sample, selected.frames)[0]
+        video = _images(sample, selected.frames)[0].float() / 255
         path = homography.path(rng, self.size, (video.shape[2], video.shape[3]))
         grid = self._grid(replace(sample, c2w=None, intrinsics=None), selected, rng)
         return replace(grid, images=homography.warp(video, path[selected.views], self.size)[None])
@@ -157,9 +158,16 @@ class GridReader:
         )
 
 
-def _images(sample: SceneSample, frames: Sequence[int]) -> Float[Tensor, "v t c h w"]:
-    chosen = torch.from_numpy(sample.images[:, list(frames)])
-    return rearrange(chosen, "v t h w c -> v t c h w").float() / 255
+def _images(sample: SceneSample, frames: Sequence[int]) -> UInt8[Tensor, "v t c h w"]:
+    """Bytes until the last step: they move four times as fast. A still scene has one frame (`_repeated`)."""
+    chosen = [0] if sample.images.shape[1] == 1 else list(frames)
+    return rearrange(torch.from_numpy(sample.images[:, chosen]), "v t h w c -> v t c h w")
+
+
+def _repeated(grid: SceneBatch, frames: int) -> SceneBatch:
+    """A still scene at all times, without a copy."""
+    b, v, t, c, h, w = grid.images.shape
+    return grid if t == frames else replace(grid, images=grid.images.expand(b, v, frames, c, h, w))
 
 
 def _depths(sample: SceneSample, frames: Sequence[int]) -> Float[Tensor, "v t h w"] | None:

@@ -4,7 +4,7 @@ from random import Random
 import pytest
 import torch
 
-from datamodules.augmentation import GridAugmentation, change_colors, fit, flip
+from datamodules.augmentation import GridAugmentation, change_colors, fit, flip, unit_floats
 from scene4d.types import Cameras, SceneBatch
 
 
@@ -85,6 +85,24 @@ def test_colours_change_alike_over_the_grid_and_white_stays(batch):
     assert torch.equal(images[..., :4, :4], torch.ones_like(images[..., :4, :4]))
     black = change_colors(torch.zeros(1, 1, 1, 3, 2, 2), 1.3, torch.tensor([0.5, 1.0, 1.5]), keep_white=False)
     assert torch.equal(black, torch.zeros_like(black))
+
+
+@pytest.mark.parametrize("keep_white", [True, False])
+def test_colours_of_bytes_change_like_those_of_floats(batch, keep_white):
+    """To the bit: a table of 256 levels a channel stands for the formula at every pixel."""
+    levels = torch.randint(0, 256, batch.images.shape, dtype=torch.uint8)
+    augmentation = GridAugmentation(0.5, 0.5, gamma=0.3, gain=0.3, keep_white=keep_white)
+    for seed in range(8):
+        bytewise = augmentation.apply(replace(batch, images=levels), Random(seed))
+        plain = augmentation.apply(replace(batch, images=levels / 255), Random(seed))
+        assert torch.equal(bytewise.images, plain.images) and bytewise.images.dtype == torch.float32
+
+
+def test_bytes_become_floats_as_before():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(2, 8, 16).transpose(0, 1)
+    assert torch.equal(unit_floats(levels), levels.float() / 255) and unit_floats(levels).is_contiguous()
+    floats = torch.rand(2, 3)
+    assert unit_floats(floats) is floats
 
 
 def test_nothing_asked_changes_nothing(batch):

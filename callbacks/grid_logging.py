@@ -26,25 +26,27 @@ class GridLogging(L.Callback):
     to `<log folder>/pictures/step_00001000/<name>.png`.
 
     Args:
-        training_batches: Sources are collected from at most this many first batches.
+        training_batches: Sources are collected from at most this many batches after the start or restart of a fit.
         frames: At most this many timesteps of a training sample, evenly spaced.
         enlarge: Every pixel of the PNG files is repeated this many times.
     """
 
-    def __init__(self, training_batches: int = 20, frames: int = 9, enlarge: int = 2) -> None:
+    def __init__(self, training_batches: int = 100, frames: int = 9, enlarge: int = 2) -> None:
         self.training_batches, self.frames, self.enlarge = training_batches, frames, enlarge
         self._seen: set[str] = set()
+        self._batches = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets earlier runs."""
-        self._seen = set()
+        self._seen, self._batches = set(), 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Shows each source once, as augmentation and selection left it; references in an orange frame."""
+        self._batches += 1
         if (
-            batch_idx >= self.training_batches
+            self._batches > self.training_batches
             or not trainer.is_global_zero
             or not isinstance(batch, SceneBatch)
         ):

@@ -221,6 +221,18 @@ def test_throughput_is_logged_sparsely(tmp_path):
         Throughput(0)
 
 
+def test_every_fit_shows_its_sources_once_also_one_that_goes_on_in_the_middle(monkeypatch):
+    shown = []
+    monkeypatch.setattr("callbacks.grid_logging.show", lambda trainer, name, *picture: shown.append(name))
+    callback, rank_zero = GridLogging(training_batches=2), SimpleNamespace(is_global_zero=True)
+    batch = next(iter(batches(1)))
+    for _ in range(2):
+        callback.on_fit_start(rank_zero, None)
+        for index in (5000, 5001):
+            callback.on_train_batch_start(rank_zero, None, batch, index)
+    assert sorted(shown) == sorted([f"train/{source}" for source in set(batch.source)] * 2)
+
+
 def test_grid_logging_needs_no_pictures(tmp_path):
     GridLogging().on_validation_end(
         SimpleNamespace(sanity_checking=False, is_global_zero=True), SimpleNamespace()

@@ -74,7 +74,7 @@ def vertices(frame: float) -> Float[ndarray, "n 3"]:
     for item in (item for item in bpy.data.objects if item.type == "MESH"):
         posed = item.evaluated_get(graph)
         mesh = posed.to_mesh()
-        local = np.empty(3 * len(mesh.vertices), np.float32)
+        local: ndarray = np.empty(3 * len(mesh.vertices), np.float32)
         mesh.vertices.foreach_get("co", local)
         matrix = np.array(posed.matrix_world)
         parts.append(local.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])

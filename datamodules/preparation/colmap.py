@@ -20,11 +20,17 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from datamodules.preparation.posed_views import PosedView, image_files, normalised_intrinsics
+from datamodules.preparation.posed_views import (
+    PosedView,
+    find_folders,
+    image_files,
+    normalised_intrinsics,
+)
 from datamodules.preparation.reader_command import run
 from datamodules.preparation.windows import PathWindows, option
 from scene4d.sample_format import SceneSample
 
+MODELS = [f"{folder}/cameras.{kind}" for folder in ("sparse", "sparse/0") for kind in ("bin", "txt")]
 PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 
 
@@ -42,8 +48,7 @@ class Colmap(PathWindows):
 
     def find_scenes(self, root: Path) -> list[Path]:
         """All folders with a model."""
-        models = [path.parent for path in root.rglob("cameras.*") if path.suffix in (".bin", ".txt")]
-        return sorted({path.parent.parent if path.name == "0" else path.parent for path in models})
+        return sorted({scene for model in MODELS for scene in find_folders(root, model)})
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Windows of one scene.

@@ -23,6 +23,7 @@ from datamodules.preparation.lens import Distortion, distort
 from datamodules.preparation.posed_views import (
     OPENGL_TO_OPENCV,
     PosedView,
+    find_folders,
     image_files,
     normalised_intrinsics,
 )
@@ -47,7 +48,7 @@ class DL3DV(PathWindows):
 
     def find_scenes(self, root: Path) -> list[Path]:
         """All folders with a transforms.json."""
-        return [path.parent for path in root.rglob("transforms.json")]
+        return find_folders(root, "transforms.json")
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Windows of one scene; frames in the order of their files' names.

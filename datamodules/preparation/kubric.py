@@ -23,7 +23,7 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 from PIL import Image
 
-from datamodules.preparation.posed_views import OPENGL_TO_OPENCV, PosedView, image_files
+from datamodules.preparation.posed_views import OPENGL_TO_OPENCV, PosedView, find_folders, image_files
 from datamodules.preparation.reader_command import run
 from datamodules.preparation.windows import VideoClips, option
 from scene4d.sample_format import SceneSample
@@ -50,8 +50,7 @@ class Kubric(VideoClips):
     def find_scenes(self, root: Path) -> list[Path]:
         """All renders, or the folders that hold renders of one simulation."""
         pattern = f"{self.view_pattern}/metadata.json" if self.view_pattern else "metadata.json"
-        depth = 2 if self.view_pattern else 1
-        return sorted({path.parents[depth - 1] for path in root.rglob(pattern)})
+        return find_folders(root, pattern)
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Clips of one scene.

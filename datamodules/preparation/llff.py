@@ -19,7 +19,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from datamodules.preparation.posed_views import PosedView, image_files, normalised_intrinsics
+from datamodules.preparation.posed_views import (
+    PosedView,
+    find_folders,
+    image_files,
+    normalised_intrinsics,
+)
 from datamodules.preparation.reader_command import run
 from datamodules.preparation.windows import PathWindows, option
 from scene4d.sample_format import SceneSample
@@ -42,7 +47,7 @@ class LLFF(PathWindows):
 
     def find_scenes(self, root: Path) -> list[Path]:
         """All folders with a poses_bounds.npy."""
-        return [path.parent for path in root.rglob("poses_bounds.npy")]
+        return find_folders(root, "poses_bounds.npy")
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Windows of one scene; the n-th row belongs to the n-th picture by name.

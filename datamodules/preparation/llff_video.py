@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from datamodules.preparation.llff import read_poses_bounds
-from datamodules.preparation.posed_views import PosedView, video_file, video_length
+from datamodules.preparation.posed_views import PosedView, find_folders, video_file, video_length
 from datamodules.preparation.reader_command import run
 from datamodules.preparation.windows import VideoClips
 from scene4d.sample_format import SceneSample
@@ -30,7 +30,7 @@ class LLFFVideo(VideoClips):
 
     def find_scenes(self, root: Path) -> list[Path]:
         """All folders with a poses_bounds.npy and videos."""
-        folders = (path.parent for path in root.rglob("poses_bounds.npy"))
+        folders = find_folders(root, "poses_bounds.npy")
         return [folder for folder in folders if any(folder.glob("cam*.mp4"))]
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:

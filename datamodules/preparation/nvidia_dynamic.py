@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
-from datamodules.preparation.posed_views import PosedView, image_files
+from datamodules.preparation.posed_views import PosedView, find_folders, image_files
 from datamodules.preparation.reader_command import run
 from datamodules.preparation.windows import VideoClips, option
 from scene4d.sample_format import SceneSample
@@ -39,7 +39,7 @@ class NvidiaDynamic(VideoClips):
 
     def find_scenes(self, root: Path) -> list[Path]:
         """All folders with a calibration."""
-        return [path.parent for path in root.rglob("calibration") if path.is_dir()]
+        return find_folders(root, "calibration")
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Clips of one scene.

@@ -107,7 +107,7 @@ class Objaverse:
         )  # fmt: skip
 
 
-def _measure(stage: ModuleType, times: Float[ndarray, "n"]) -> tuple[Float[ndarray, "3"], float, float]:
+def _measure(stage: ModuleType, times: Float[ndarray, " n"]) -> tuple[Float[ndarray, "3"], float, float]:
     """Centre, largest side and (in units of it) half diagonal of the box around all that moves."""
     posed = np.stack([stage.vertices(time) for time in times])
     low, high = posed.min((0, 1)), posed.max((0, 1))

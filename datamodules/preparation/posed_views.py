@@ -99,6 +99,12 @@ def fit_depth(depth: Float32[ndarray, "h w"], size: tuple[int, int]) -> Float32[
     return depth[rows.astype(int)][:, columns.astype(int)]
 
 
+def find_folders(root: Path, marker: str, levels: int = 2) -> list[Path]:
+    """Folders that hold a file, at most so many levels below `root`; picture folders are not searched."""
+    found = (path for level in range(levels + 1) for path in root.glob("*/" * level + marker))
+    return sorted({path.parents[marker.count("/")] for path in found})
+
+
 def image_files(paths: Sequence[Path]) -> Callable[[Sequence[int]], Iterator[Image.Image]]:
     """Frames kept as one picture file each.
 

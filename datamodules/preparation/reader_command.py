@@ -7,7 +7,7 @@ import json
 import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,6 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _parser(reader: Any, description: str | None) -> argparse.ArgumentParser:
-    assert is_dataclass(reader)
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

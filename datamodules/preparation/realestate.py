@@ -42,7 +42,7 @@ class RealEstate(PathWindows):
 
     def find_scenes(self, root: Path) -> list[Path]:
         """All camera files."""
-        return list(root.rglob("*.txt"))
+        return list(root.glob("*.txt"))
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Windows of one clip.

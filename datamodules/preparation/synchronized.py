@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from datamodules.preparation.posed_views import PosedView, assemble, video_file, video_length
+from datamodules.preparation.posed_views import PosedView, assemble, find_folders, video_file, video_length
 from datamodules.preparation.reader_command import run
 from datamodules.preparation.windows import VideoClips, option, spread_windows
 from scene4d.sample_format import SceneSample
@@ -50,7 +50,7 @@ class Synchronized(VideoClips):
 
     def find_scenes(self, root: Path) -> list[Path]:
         """All folders with a camera file."""
-        return [path.parent.parent for path in root.rglob("cameras/camera_extrinsics.json")]
+        return find_folders(root, "cameras/camera_extrinsics.json", levels=3)
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Clips, or stills, of one scene.

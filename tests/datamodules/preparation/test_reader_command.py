@@ -44,7 +44,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
 
 
-def test_restarts_parts_and_processes_give_the_same_shards(root, tmp_path, caplog):
+def test_restarts_and_parts_give_the_same_shards(root, tmp_path, caplog):
     whole = tmp_path / "whole"
     samples = read(Grey, root, whole, "--shard-size", "3")
     assert [sample.key for sample in samples] == [f"grey-{k}-0" for k in (0, 1, 3, 4, 5, 6)]
@@ -63,6 +63,13 @@ def test_restarts_parts_and_processes_give_the_same_shards(root, tmp_path, caplo
         json.loads((parts / f"reports/grey-train-part-{k}-of-2.json").read_text())["scenes"] for k in (0, 1)
     ]
     assert counts == [4, 3]
+
+
+@pytest.mark.slow  # each process imports torch
+def test_processes_give_the_same_shards(root, tmp_path):
+    for workers in ("1", "2"):
+        read(Grey, root, tmp_path / workers, "--shard-size", "3", "--workers", workers)
+    assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "2")
 
 
 def test_other_options_do_not_mix_with_finished_shards(root, tmp_path):

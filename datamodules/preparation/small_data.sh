@@ -35,6 +35,10 @@ run() { "$python" -m "datamodules.preparation.$@"; }
 
 run objects --root "$glest" --output "$out" --split val --scenes 48
 run objects --root "$glest" --output "$out" --split train --scenes 1600
+for split in "val 24" "train 500"; do
+    set -- $split
+    run rooms --root "$glest" --textures "$glest"/tilesets/*/textures --output "$out" --split "$1" --scenes "$2" --crf 14
+done
 for split in "val 24" "train 1000"; do
     set -- $split
     run static --root "$furniture" --textures "$glest"/tilesets/*/textures --output "$out" --split "$1" --scenes "$2" --shard-size 50

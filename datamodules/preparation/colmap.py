@@ -1,6 +1,6 @@
 """Scenes reconstructed with COLMAP (MVImgNet, Tanks & Temples, own photographs) -> stills along the path.
 
-    python -m datamodules.preparation.colmap --root MVImgNet --output data/mvimgnet --source-name mvimgnet
+    python -m datamodules.preparation.colmap --root MVImgNet --output data/mvimgnet --name mvimgnet
 
 A scene is a folder with pictures in `images/` and a model, binary or text, in `sparse/0` or `sparse`: world-
 to-camera rotation (wxyz) and translation, OpenCV axes, pixel centres at +0.5, any of COLMAP's lens models,

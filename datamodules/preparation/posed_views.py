@@ -129,7 +129,7 @@ def video_file(path: Path) -> Callable[[Sequence[int]], Iterator[Image.Image]]:
     """
 
     def frames(numbers: Sequence[int]) -> Iterator[Image.Image]:
-        found, wanted = 0, set(numbers)
+        found, number, wanted = 0, -1, set(numbers)
         try:
             with av.open(str(path)) as container:
                 for number, frame in enumerate(container.decode(video=0)):

@@ -44,7 +44,7 @@ def run(reader: type, description: str | None, arguments: Sequence[str] | None =
     try:
         prepare(chosen, options)
     except ValueError as error:
-        raise SystemExit(f"{chosen.source}: {error}") from error
+        raise SystemExit(f"{options.name}: {error}") from error
 
 
 def prepare(reader: Reader, options: argparse.Namespace) -> None:
@@ -63,7 +63,7 @@ def prepare(reader: Reader, options: argparse.Namespace) -> None:
             report["shard"], report["samples"], report["recipe"]["scenes"], len(report["skipped"]),
             report["samples"] / max(report["seconds"], 1e-6),
         )  # fmt: skip
-    _summarise(jobs, reader, options)
+    _summarise(jobs, options)
 
 
 def _scenes_of_split(reader: Reader, options: argparse.Namespace) -> list[Path]:
@@ -79,14 +79,24 @@ def _scenes_of_split(reader: Reader, options: argparse.Namespace) -> list[Path]:
 
 
 def _plan(reader: Reader, scenes: list[Path], options: argparse.Namespace) -> list[ShardJob]:
-    captions = json.loads(options.captions.read_text()) if options.captions else {}
+    captions = _captions(options.captions) if options.captions else {}
     return [
         ShardJob(
-            reader, options.root, shard_path(options.output, reader.source, options.split, index),
+            reader, options.name, options.root, shard_path(options.output, options.name, options.split, index),
             [scenes[k] for k in numbers], captions, options.text, options.license, options.crf,
         )
         for index, numbers in plan_shards(len(scenes), options.shard_size, options.part)
     ]  # fmt: skip
+
+
+def _captions(path: Path) -> dict[str, str]:
+    try:
+        captions = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a JSON object, caption by scene name: {error}") from error
+    if not isinstance(captions, dict):
+        raise ValueError(f"{path}: expected a JSON object, caption by scene name")
+    return captions
 
 
 def _finished(job: ShardJob) -> bool:
@@ -102,13 +112,13 @@ def _finished(job: ShardJob) -> bool:
     return job.path.exists() or report["samples"] == 0
 
 
-def _summarise(jobs: Sequence[ShardJob], reader: Reader, options: argparse.Namespace) -> None:
+def _summarise(jobs: Sequence[ShardJob], options: argparse.Namespace) -> None:
     reports = [json.loads(report_path(job.path).read_text()) for job in jobs]
     skipped = {name: reason for report in reports for name, reason in report["skipped"].items()}
     scenes = sum(report["recipe"]["scenes"] for report in reports)
     samples = sum(report["samples"] for report in reports)
     index, count = options.part
-    path = options.output / "reports" / f"{reader.source}-{options.split}-part-{index}-of-{count}.json"
+    path = options.output / "reports" / f"{options.name}-{options.split}-part-{index}-of-{count}.json"
     write_json(path, {"scenes": scenes, "samples": samples, "skipped": skipped})
     named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:NAMED_IN_LOG])
     more = f"; and {len(skipped) - NAMED_IN_LOG} more" if len(skipped) > NAMED_IN_LOG else ""
@@ -135,6 +145,7 @@ def _parser(reader: Any, description: str | None) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--root", type=Path, required=True, help="folder of the data set")
     add("--output", type=Path, required=True, help="folder of the shards and of reports/")
+    add("--name", default=reader.source, help="of the source, first word of shards and keys (%(default)s)")
     add("--split", choices=("train", "val"), default="train", help="names the shards")
     add("--val-share", type=float, default=0.0, help="share of the scenes, by their names, that is val's")
     add("--part", type=parse_part, default=(0, 1), help="i/n: make every n-th shard only")

@@ -53,6 +53,7 @@ class ShardJob:
 
     Attributes:
         reader: Of the data set.
+        source: Name of the source, first word of its keys.
         root: Folder that scene names are relative to.
         path: Of the shard.
         scenes: In order.
@@ -63,6 +64,7 @@ class ShardJob:
     """
 
     reader: Any
+    source: str
     root: Path
     path: Path
     scenes: list[Path]
@@ -125,8 +127,8 @@ def _completed(job: ShardJob, name: str, sample: SceneSample) -> SceneSample:
     stem = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")
     return replace(
         sample,
-        key=f"{job.reader.source}-{stem}-{sample.key}",
-        source=job.reader.source,
+        key=f"{job.source}-{stem}-{sample.key}",
+        source=job.source,
         caption=caption,
         text=embed_captions([caption])[0] if job.embed else None,
         group=group,

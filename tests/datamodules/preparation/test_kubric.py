@@ -68,7 +68,7 @@ def depth_error(sample) -> float:
         rays = np.concatenate([rays, np.ones((height, width, 1))], -1)
         true = (OFFSET - NORMAL @ c2w[:3, 3]) / (rays @ c2w[:3, :3].T @ NORMAL)
         found = sample.depths[view, 0].astype(float)
-        other = arc(3)[view]
+        other = arc(4)[view + 1]  # none of the cameras that were written
         places = [
             pixels((rays * depth[..., None]).reshape(-1, 3) @ c2w[:3, :3].T + c2w[:3, 3], other,
                    matrix[[0, 1], [0, 1]], matrix[:2, 2])

@@ -91,8 +91,13 @@ def test_held_out_scenes_are_split_by_name(root, tmp_path):
 def test_captions_and_nothing_usable(root, tmp_path):
     captions = tmp_path / "captions.json"
     captions.write_text(json.dumps({"1": "dark grey"}))
-    samples = read(Grey, root, tmp_path / "a", "--captions", str(captions))
+    samples = read(Grey, root, tmp_path / "a", "--captions", str(captions), "--name", "white")
+    assert samples[0].source == "white" and samples[0].key == "white-0-0"
+    assert (tmp_path / "a/white-train-000000.tar").exists()
     assert [sample.caption for sample in samples][:3] == ["", "dark grey", ""]
+    captions.write_text("[]")
+    with pytest.raises(SystemExit, match="captions.json: expected a JSON object"):
+        read(Grey, root, tmp_path / "b", "--captions", str(captions))
     with pytest.raises(SystemExit, match="holds no scene"):
         read(Grey, tmp_path / "nowhere", tmp_path / "b")
     for path in root.glob("*.txt"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -86,10 +87,15 @@ def change_colors(
 def map_levels(
     images: UInt8[Tensor, "b v t c h w"], table: Float[Tensor, "c 256"]
 ) -> Float[Tensor, "b v t c h w"]:
-    """Replaces level k of channel c by `table[c, k]`: a byte has 256 powers, an image has many more pixels."""
+    """Replaces level k of channel c by `table[c, k]`: a byte has 256 powers, an image has many more pixels.
+
+    Plane by plane: numpy widens the bytes to indices, which then fit in the cache.
+    """
     mapped = torch.empty(images.shape)
-    for channel, levels in enumerate(table.numpy()):
-        mapped[:, :, :, channel] = torch.from_numpy(levels[images[:, :, :, channel].numpy()])
+    frames = zip(images.flatten(0, 2).numpy(), mapped.flatten(0, 2).numpy())
+    for frame, target in frames:
+        for plane, levels, out in zip(frame, table.numpy(), target):
+            np.take(levels, plane, out=out, mode="clip")
     return mapped
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -93,10 +92,10 @@ class _Jpeg:
 def _load(path: Path) -> list:
     try:
         chunk = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: expected a torch file of lists, dicts and tensors only") from error
-    except (OSError, RuntimeError, EOFError) as error:
+    except OSError as error:
         raise ValueError(f"{path}: expected a torch file: {error}") from error
+    except Exception as error:  # what the restricted unpickler raises has no common type
+        raise ValueError(f"{path}: expected a torch file of lists, dicts and tensors only") from error
     if not isinstance(chunk, list):
         raise ValueError(f"{path}: expected a list of scenes, found {type(chunk).__name__}")
     return chunk

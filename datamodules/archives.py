@@ -77,7 +77,7 @@ def _files(url: str) -> Iterator[dict[str, Any]]:
             content = tar.extractfile(header) if header.isreg() else None
             if content is not None:
                 yield {"fname": header.name, "data": content.read(), "__url__": url}
-            tar.members = []  # tarfile would keep every header
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
         _check_rest(tar)
     yield {}
 
@@ -93,7 +93,7 @@ class _Header(tarfile.TarInfo):
     """A header that refuses damage. tarfile takes a damaged or missing header, except the first, for the end."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         """Parses a header block.
 
         Raises:

@@ -76,9 +76,9 @@ def add_to_manifest(shard: Path, record: ShardRecord) -> None:
     with (shard.parent / f".{MANIFEST}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = shard.parent / MANIFEST
-        manifest = (
-            json.loads(path.read_text()) if path.exists() else {"version": MANIFEST_VERSION, "shards": {}}
-        )
+        manifest: dict[str, Any] = {"version": MANIFEST_VERSION, "shards": {}}
+        if path.exists():
+            manifest = json.loads(path.read_text())
         manifest["shards"][shard.name] = asdict(record)
         manifest["shards"] = dict(sorted(manifest["shards"].items()))
         temporary = path.with_name(f".{MANIFEST}.{os.getpid()}.tmp")

@@ -18,7 +18,7 @@ from lightning_modules.novel_view_evaluation import NovelViewEvaluation
 from scene4d.geometry.cameras import normalise_scene
 from scene4d.geometry.supervision import depth_loss, masked_mean, pose_loss
 from scene4d.losses import PerceptualLoss
-from scene4d.networks.vggt import Prediction, gaussians_from_maps, load_weights, read_weights
+from scene4d.networks.vggt import gaussians_from_maps, load_weights, read_weights
 from scene4d.networks.vggt.match_refinement import refine_with_matches
 from scene4d.rendering.render import render_gaussians
 from scene4d.types import Cameras, Gaussians, SceneBatch
@@ -40,11 +40,11 @@ class Reconstruction:
 
     cameras: Cameras
     gaussians: Gaussians
-    frame_times: Tensor | None = None
-    keys: Sequence[str] = ()
-    prediction: Prediction | None = None
-    depths: Tensor | None = None
-    background: Tensor | None = None
+    frame_times: Tensor | None
+    keys: Sequence[str]
+    prediction: Any = None  # a Prediction; these three are left out of what `predict` returns
+    depths: Any = None
+    background: Any = None
 
 
 class GaussianReconstruction(L.LightningModule):
@@ -77,6 +77,9 @@ class GaussianReconstruction(L.LightningModule):
         match_weight: Weight of the matching loss; only useful when the view matcher is trained.
     """
 
+    network: Any  # built in configure_model
+    perceptual: Any
+
     def __init__(
         self,
         network: Callable[[], nn.Module],
@@ -107,8 +110,7 @@ class GaussianReconstruction(L.LightningModule):
         self.background_weight, self.background = background_weight, background
         self.refine, self.match_weight = refine, match_weight
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
-        self.network: nn.Module | None = None
-        self.perceptual: nn.Module | None = None
+        self.network = self.perceptual = None
         self.results: dict[str, Any] = {}
         self.pictures: dict[str, Tensor] = {}
 
@@ -165,11 +167,13 @@ class GaussianReconstruction(L.LightningModule):
         return rearrange(border, "b v t c n -> b (v t n) c").median(1).values
 
     def render(
-        self, gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor
+        self, gaussians: Gaussians, cameras: Cameras, size: Sequence[int], background: Tensor
     ) -> Tensor:
         """Renders Gaussians `b t g` from the same cameras `b v` at every timestep: `b v t c h w`."""
         per_time = Cameras(cameras.c2w[:, None], cameras.intrinsics[:, None])
-        images, _, alphas = render_gaussians(gaussians, per_time, *size, background=(0.0, 0.0, 0.0))
+        images, _, alphas = render_gaussians(
+            gaussians, per_time, size[0], size[1], background=(0.0, 0.0, 0.0)
+        )
         behind = rearrange(background, "b c -> b 1 1 c 1 1")
         images = images + (1 - alphas[:, :, :, None]) * behind
         return rearrange(images, "b t v c h w -> b v t c h w")
@@ -184,7 +188,7 @@ class GaussianReconstruction(L.LightningModule):
         with torch.autocast(images.device.type, enabled=False):
             losses = self._image_losses(result, batch.images, cameras, inputs)
             losses |= self._geometry_losses(result, depths[:, :inputs], cameras[:, :inputs])
-        loss = sum(losses.values())
+        loss = sum(losses.values(), start=images.new_zeros(()))
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         return loss
@@ -212,6 +216,7 @@ class GaussianReconstruction(L.LightningModule):
         if self.camera_weight > 0:
             losses["camera"] = self.camera_weight * pose_loss(prediction.poses, cameras, height, width)
         if self.match_weight > 0:
+            assert prediction.match_features is not None, "matching is trained without a matcher"
             loss, accuracy = random_match_loss(prediction.match_features[:, 0], depths[:, :, 0], cameras)
             losses["matching"] = self.match_weight * loss
             self.log("train/match_accuracy", accuracy)

@@ -47,6 +47,8 @@ class GeometryPretraining(L.LightningModule):
         match_weight: Weight of the matching loss; needs a view matcher.
     """
 
+    network: Any  # built in configure_model
+
     def __init__(
         self,
         network: Callable[[], nn.Module],
@@ -74,7 +76,7 @@ class GeometryPretraining(L.LightningModule):
             point_weight,
             match_weight,
         )
-        self.network: nn.Module | None = None
+        self.network = None
 
     def configure_model(self) -> None:
         """Builds the network once and loads its initial weights."""
@@ -99,7 +101,7 @@ class GeometryPretraining(L.LightningModule):
         prediction = self.network(images)
         with torch.autocast(images.device.type, enabled=False):
             losses = self._losses(prediction, depths, cameras)
-        loss = sum(losses.values())
+        loss = sum(losses.values(), start=depths.new_zeros(()))
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log_dict(self._errors(prediction, depths, cameras, "train"), prog_bar=True)
@@ -137,9 +139,9 @@ class GeometryPretraining(L.LightningModule):
         relative = (prediction.depths - depths).abs() / depths.clamp(min=1e-6)
         with torch.autocast(depths.device.type, enabled=False):
             first = decode_pose(prediction.poses[0].float(), *depths.shape[-2:])
-            first = relative_to_first(first.c2w)[:, 1:, :3, :3]
+            turned = relative_to_first(first.c2w)[:, 1:, :3, :3]
         return {
-            f"{stage}/rotation_deg_first": rotation_angle(first, true).mean(),
+            f"{stage}/rotation_deg_first": rotation_angle(turned, true).mean(),
             f"{stage}/rotation_deg": rotation_angle(found, true).mean(),
             f"{stage}/rotation_deg_identity": rotation_angle(identity, true).mean(),
             f"{stage}/depth_abs_rel": masked_mean(relative, depths > 0),

@@ -177,7 +177,8 @@ def draw(
     lens = (k[0, 0], k[1, 1], k[0, 2], k[1, 2])
     for mesh in meshes:
         if len(mesh.faces):
-            _draw(*_prepare(mesh, c2w), lens, near, onto.colors, onto.inverse_depth)
+            attributes, faces, texture, color = _prepare(mesh, c2w)
+            _draw(attributes, faces, texture, color, lens, near, onto.colors, onto.inverse_depth)
     return onto
 
 

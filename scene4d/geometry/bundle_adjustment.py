@@ -200,6 +200,7 @@ def _solve(
     priors: Priors,
 ) -> tuple[Float[Tensor, "n v 6"], Float[Tensor, " n"]]:
     """Changes of cameras and focal length, the depths eliminated; the first camera's change is 0."""
+    assert system.cc is not None and system.cd is not None and system.c is not None, "cameras are fixed"
     reduced = system.cd / precision[:, None]
     left = system.cc - torch.einsum("ncvp,nevp->nce", reduced, system.cd)
     right = system.c - torch.einsum("ncvp,nvp->nc", reduced, pull)

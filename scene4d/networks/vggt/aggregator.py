@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -62,6 +63,11 @@ class Aggregator(nn.Module):
         layers: Which pairs' outputs to keep for the dense heads.
     """
 
+    image_mean: Tensor
+    image_std: Tensor
+    temporal_blocks: Any
+    temporal_frame_blocks: Any
+
     def __init__(
         self,
         image_size: int,
@@ -92,7 +98,7 @@ class Aggregator(nn.Module):
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 0.02)
         self.register_token = nn.Parameter(torch.randn(1, 2, registers, dim) * 0.02)
 
-        def blocks(scale: float, mlp_ratio: float = 4.0) -> nn.ModuleList:
+        def blocks(scale: float, mlp_ratio: float = 4.0) -> Any:  # an nn.ModuleList of Block
             made = (Block(dim, heads, mlp_ratio, qk_norm=True, layer_scale=scale) for _ in range(depth))
             return nn.ModuleList(made)
 

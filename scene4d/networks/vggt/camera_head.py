@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -57,7 +59,7 @@ class CameraHead(nn.Module):
         """
         tokens = self.token_norm(tokens)
         pose = self.empty_pose_tokens.expand(*tokens.shape[:2], -1)
-        total: Tensor | float = 0.0
+        total: Any = 0.0
         poses = []
         if start is not None:
             poses, pose = [start], start.detach()

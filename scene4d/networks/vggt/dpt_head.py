@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -112,8 +113,9 @@ class DPTHead(nn.Module):
         if image_skip:
             self.image_skip = nn.Conv2d(3, image_skip, 3, padding=1)
         if output_scale:
-            nn.init.normal_(self.scratch.output_conv2[2].weight, std=output_scale)
-            nn.init.zeros_(self.scratch.output_conv2[2].bias)
+            last: Any = self.scratch.output_conv2[2]
+            nn.init.normal_(last.weight, std=output_scale)
+            nn.init.zeros_(last.bias)
 
     def forward(
         self, tokens: AggregatedTokens, images: Float[Tensor, "b v t 3 h w"]
@@ -162,7 +164,7 @@ class DPTHead(nn.Module):
         return s.output_conv1(x)
 
     def _add_position(self, x: Float[Tensor, "n c h w"], aspect: float) -> Float[Tensor, "n c h w"]:
-        table = position_embedding(x.shape[1], *x.shape[-2:], aspect, x.device)
+        table = position_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x.device)
         return x + (self.position_weight * table).to(x.dtype)
 
 

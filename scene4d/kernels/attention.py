@@ -32,7 +32,8 @@ def fused_view_time_attention(
     """Attention of every token (v, t, s) to all tokens of the same view or the same time.
 
     4Real-Video-V2, Eq. 1. With one view or one time this is plain attention over all tokens, and exactly
-    one call of `F.scaled_dot_product_attention`, bit for bit, except for the backend `math`.
+    one call of `F.scaled_dot_product_attention`, bit for bit, except for the backend `math`. In half precision on
+    the CPU the same holds for the output, while gradients are computed in float32 and rounded once.
 
     Args:
         q, k, v: `b l h d` with l = V T S, token (v, t, s) at (v T + t) S + s; any strides. Under autocast
@@ -212,3 +213,13 @@ def _forward_flops(q, k, v, views, times, tokens, *args, out_shape=None):
 @register_flop_formula(torch.ops.scene4d.fused_view_time_attention_backward)
 def _backward_flops(grad, q, k, v, out, lse, views, times, tokens, *args, out_shape=None):
     return 10 * _query_key_pairs(q, views, times, tokens)
+
+
+@register_flop_formula(torch.ops.scene4d.dense_attention)
+def _dense_flops(q, k, v, *args, out_shape=None):
+    return 4 * math.prod(q) * q[1]
+
+
+@register_flop_formula(torch.ops.scene4d.dense_attention_backward)
+def _dense_backward_flops(grad, q, k, v, *args, out_shape=None):
+    return 10 * math.prod(q) * q[1]

@@ -169,6 +169,19 @@ def test_operator_is_well_defined(layout):
     torch.library.opcheck(operator, (*inputs, 2, 3, 4, 0.35, "cpu"))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_view_operator_is_well_defined(layout):
+    inputs = [x.detach().requires_grad_() for x in layout((2, 24, 2, 16), torch.bfloat16)]
+    torch.library.opcheck(torch.ops.scene4d.dense_attention.default, (*inputs, 0.25))
+
+
+def test_flops_of_one_view_are_counted_in_half_precision():
+    inputs = [x.requires_grad_() for x in contiguous((2, 60, 2, 8), torch.bfloat16)]
+    with FlopCounterMode(display=False) as counter:
+        fused_view_time_attention(*inputs, (1, 5, 12)).sum().backward()
+    assert counter.get_total_flops() == (4 + 10) * 2 * 60 * 2 * 8 * 60
+
+
 def test_compiles_to_one_graph():
     torch.manual_seed(0)
     inputs, cotangent = heads_first((2, 24, 2, 8), torch.float32), torch.randn(2, 24, 2, 8)

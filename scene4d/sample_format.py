@@ -7,6 +7,7 @@ Members of a sample `KEY` in a WebDataset tar:
     KEY.view_00.webp    one lossless still a view, when the scene does not move (num_frames = 1)
     KEY.depth_00.png    16-bit planar z, the frames `depth_frames` stacked top to bottom; 0 = unknown
     KEY.text.npy        float16 caption embedding, l x d
+    KEY.latents_00.npy  optional: float16 latents of that view's video, z n y x, as one autoencoder gives them
 
 meta.json holds the CRC-32 of every other member, which is compared when the member is decoded (shards written
 before that have none). Nothing is ever unpickled: the decoders are PyAV, Pillow, json and numpy with
@@ -48,6 +49,9 @@ class SceneSample:
         group: Content group; held-out splits never share one with training.
         license: SPDX name and attribution of what is shown.
         views: Indices of the stored views that `images` holds (all of them unless a selection was decoded).
+        latents: float16 `v z n y x`, normalised latents of the stored videos from frame 0 on; None unless they
+            were asked for. Then `images` has the shape of the pictures, but is black and takes no memory.
+        autoencoder: Fingerprint of the autoencoder that made the latents.
     """
 
     key: str
@@ -63,20 +67,22 @@ class SceneSample:
     group: str = ""
     license: str = ""
     views: list[int] = field(default_factory=list)
+    latents: np.ndarray | None = None
+    autoencoder: str = ""
 
 
 def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
-    """Encodes a scene as the members of one WebDataset sample.
+    """Encodes a scene as the members of one WebDataset sample; latents are added later, by `add_latents`.
 
     Args:
-        sample: All views of a scene.
+        sample: All views of a scene, with their pictures.
         crf: H.264 constant rate factor, 0 (lossless) to 51.
 
     Returns:
         `{"__key__": key, "meta.json": bytes, "view_00.mp4": bytes, ...}` for `webdataset.TarWriter`.
 
     Raises:
-        ValueError: The key holds a dot or slash, or shapes disagree; names the key.
+        ValueError: The key holds a dot or slash, shapes disagree, or there are latents; names the key.
     """
     _check(sample)
     v, t, h, w, _ = sample.images.shape
@@ -101,12 +107,38 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
             stacked = np.round(sample.depths[k].reshape(-1, w) / scale).astype(np.uint16)
             members[f"depth_{k:02d}.png"] = _encode_depth(stacked)
     if sample.text is not None:
-        buffer = io.BytesIO()
-        np.save(buffer, sample.text.astype(np.float16), allow_pickle=False)
-        members["text.npy"] = buffer.getvalue()
+        members["text.npy"] = _encode_array(sample.text)
     meta["crc32"] = {name: zlib.crc32(data) for name, data in members.items() if name != "meta.json"}
     members["meta.json"] = json.dumps(meta).encode()
     return {"__key__": sample.key, **members}
+
+
+def add_latents(members: dict[str, bytes], latents: np.ndarray, autoencoder: str) -> dict[str, Any]:
+    """Adds latents to an encoded sample, in place of those it may have; all else stays to the byte.
+
+    Args:
+        members: As `decode_sample` takes them.
+        latents: `v z n y x` of all stored views, normalised, from frame 0 of the stored videos on.
+        autoencoder: Fingerprint of what made them.
+
+    Raises:
+        ValueError: There are more or fewer views than stored, or a value is not finite in float16; names the key.
+    """
+    meta, key = read_meta(members), members["__key__"]
+    if latents.ndim != 5 or len(latents) != meta["views"]:
+        raise ValueError(
+            f"sample {key!r} has {meta['views']} views, its latents v z n y x are {latents.shape}"
+        )
+    with np.errstate(over="ignore"):
+        latents = latents.astype(np.float16)
+    if not np.isfinite(latents).all():
+        raise ValueError(f"sample {key!r}: a latent is not finite in float16")
+    added = {_latents_name(view): _encode_array(array) for view, array in enumerate(latents)}
+    kept = {name: data for name, data in members.items() if not name.startswith(("__", "latents_"))}
+    meta["latents"] = {"autoencoder": autoencoder, "shape": list(latents.shape[1:])}
+    checksums = {name: crc for name, crc in meta.get("crc32", {}).items() if not name.startswith("latents_")}
+    meta["crc32"] = checksums | {name: zlib.crc32(data) for name, data in added.items()}
+    return {"__key__": key, **kept, **added, "meta.json": json.dumps(meta).encode()}
 
 
 def read_meta(members: dict[str, bytes]) -> dict:
@@ -129,7 +161,7 @@ def read_meta(members: dict[str, bytes]) -> dict:
 
 
 def decode_sample(
-    members: dict[str, bytes], views: Sequence[int] | None = None, depth: bool = True
+    members: dict[str, bytes], views: Sequence[int] | None = None, depth: bool = True, latents: bool = False
 ) -> SceneSample:
     """Decodes one WebDataset sample; the inverse of `encode_sample` up to compression.
 
@@ -137,16 +169,21 @@ def decode_sample(
         members: Raw bytes by member name, as `webdataset.WebDataset` yields them undecoded.
         views: Which stored views to decode, in this order; None = all.
         depth: Whether to decode depth.
+        latents: Whether to decode the stored latents instead of the pictures.
 
     Raises:
-        ValueError: A member is missing, unreadable or of another size than meta.json says; names it.
+        ValueError: A member is missing, unreadable or of another size than meta.json says, or latents are asked
+            for where there are none; names the sample and the member.
     """
     meta = read_meta(members)
     key = str(members["__key__"])
     chosen = list(range(meta["views"])) if views is None else [int(k) for k in views]
     if any(not 0 <= k < meta["views"] for k in chosen):
         raise ValueError(f"sample {key!r} has {meta['views']} views, asked for {chosen}")
-    images = np.stack([_decode_view(members, meta, k) for k in chosen])
+    if latents:
+        images = np.broadcast_to(np.uint8(0), (len(chosen), meta["frames"], meta["height"], meta["width"], 3))
+    else:
+        images = np.stack([_decode_view(members, meta, k) for k in chosen])
     depths = None
     if depth and meta["depth_frames"]:
         stacked = [_decode_depth(members, meta, k) for k in chosen]
@@ -165,6 +202,8 @@ def decode_sample(
         key=key, source=meta["source"], images=images, fps=meta["fps"], c2w=c2w, intrinsics=intrinsics,
         depths=depths, depth_frames=meta["depth_frames"], caption=meta["caption"], text=text,
         group=meta["group"], license=meta["license"], views=chosen,
+        latents=np.stack([_decode_latents(members, meta, k) for k in chosen]) if latents else None,
+        autoencoder=meta["latents"]["autoencoder"] if latents else "",
     )  # fmt: skip
 
 
@@ -232,6 +271,34 @@ def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarra
         raise ValueError(f"sample {members['__key__']!r}: {name} cannot be decoded: {error}") from error
 
 
+def _decode_latents(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
+    key, name = members["__key__"], _latents_name(view)
+    if "latents" not in meta:
+        raise ValueError(f"sample {key!r} has no latents; datamodules.preparation.latents adds them")
+    data, shape = _member(members, meta, name), tuple(meta["latents"]["shape"])
+    try:
+        latents = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    except Exception as error:  # numpy raises many types, too
+        raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
+    if latents.shape != shape or latents.dtype != np.float16:
+        raise ValueError(
+            f"sample {key!r}: {name} is {latents.dtype} {latents.shape}, meta.json says float16 {shape}"
+        )
+    if not np.isfinite(latents).all():
+        raise ValueError(f"sample {key!r}: {name} holds a value that is not finite")
+    return latents
+
+
+def _latents_name(view: int) -> str:
+    return f"latents_{view:02d}.npy"
+
+
+def _encode_array(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array.astype(np.float16), allow_pickle=False)
+    return buffer.getvalue()
+
+
 def _encode_still(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "WEBP", lossless=True)
@@ -251,6 +318,8 @@ def _check(sample: SceneSample) -> None:
         raise ValueError(
             f"{sample.key}: images must be uint8 v t h w 3, got {sample.images.dtype} {sample.images.shape}"
         )
+    if sample.latents is not None:
+        raise ValueError(f"{sample.key}: was decoded with latents and without pictures, cannot be encoded")
     v, t, h, w, _ = sample.images.shape
     for name, value, shape in (("c2w", sample.c2w, (v, 4, 4)), ("intrinsics", sample.intrinsics, (v, 3, 3))):
         if value is not None and (value.shape != shape or not np.isfinite(value).all()):

@@ -17,8 +17,8 @@ class _Movable:
     """Lets Lightning (and users) move a dataclass of tensors between devices."""
 
     def to(self, *args: Any, **kwargs: Any):
-        """Returns a copy whose tensors went through `Tensor.to(*args, **kwargs)`."""
-        return self.apply(lambda x: x.to(*args, **kwargs))
+        """Returns a copy whose tensors went through `Tensor.to(*args, **kwargs)`; expanded ones stay so."""
+        return self.apply(lambda x: _moved(x, *args, **kwargs))
 
     def apply(self, function):
         """Returns a copy whose tensors (nested ones too) went through `function`."""
@@ -30,6 +30,14 @@ class _Movable:
             elif isinstance(value, _Movable):
                 changed[entry.name] = value.apply(function)
         return replace(self, **changed)  # type: ignore[type-var]
+
+
+def _moved(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`x.to(*args, **kwargs)`; of an expanded tensor only what it has in memory."""
+    if 0 not in x.stride():
+        return x.to(*args, **kwargs)
+    stored = x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())]
+    return stored.to(*args, **kwargs).expand(x.shape)
 
 
 @dataclass
@@ -60,7 +68,8 @@ class SceneBatch(_Movable):
     """A batch of view x time grids; row v is a fixed-view video, column t a freeze-time video.
 
     Attributes:
-        images: In [0, 1].
+        images: In [0, 1]. NaN, expanded from one number, where the batch holds `latents` instead: shape, device
+            and axes are right, a use of their values shows.
         cameras: One camera a view, shape `b v`; None where unknown (2D videos, generated grids).
         frame_times: Scene time of every frame, seconds, from 0.
         reference: True where a frame is given, False where it is to be generated or supervised.
@@ -69,6 +78,8 @@ class SceneBatch(_Movable):
         depths: Planar z in scene units, 0 where unknown (background, frames stored without depth).
         text: Caption embedding, padded with zeros; None when no source has captions.
         text_mask: True at real tokens of `text`.
+        latents: Normalised latents of all frames, computed before (float16); None when images are given.
+        autoencoder: Fingerprint of the autoencoder that made `latents`.
     """
 
     images: Float[Tensor, "b v t c h w"]
@@ -80,6 +91,13 @@ class SceneBatch(_Movable):
     depths: Float[Tensor, "b v t h w"] | None = None
     text: Float[Tensor, "b l d"] | None = None
     text_mask: Bool[Tensor, "b l"] | None = None
+    latents: Float[Tensor, "b v n z y x"] | None = None
+    autoencoder: str | None = None
+
+    def sample(self, index: int) -> SceneBatch:
+        """One scene as a batch of one."""
+        only = slice(index, index + 1)
+        return replace(self.apply(lambda x: x[only]), source=self.source[only], keys=self.keys[only])
 
 
 @dataclass

@@ -8,6 +8,7 @@ Images are in [0, 1] everywhere else; the shift to [-1, 1] happens only here.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -48,6 +49,20 @@ def decode_grid(autoencoder: Any, latents: Float[Tensor, "b v n z y x"]) -> Floa
     b, v = latents.shape[:2]
     video = autoencoder.decode(rearrange(latents, "b v n z y x -> (b v) z n y x"))
     return rearrange((video + 1) / 2, "(b v) c t h w -> b v t c h w", b=b, v=v).clamp(0, 1)
+
+
+def autoencoder_fingerprint(autoencoder: nn.Module) -> str:
+    """16 hexadecimal digits that tell autoencoders apart: class, and names, shapes and values of all tensors.
+
+    Buffers that no checkpoint holds count (mean and deviation of the latents). Values are rounded to bfloat16, so
+    that the same weights are the same autoencoder whatever precision a trainer keeps them in.
+    """
+    digest = hashlib.sha256(type(autoencoder).__name__.encode())
+    for name, tensor in sorted([*autoencoder.named_parameters(), *autoencoder.named_buffers()]):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(rounded.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class WanAutoencoder(nn.Module):

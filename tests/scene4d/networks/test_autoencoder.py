@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from scene4d.networks.autoencoder import (
     PatchAutoencoder,
     WanAutoencoder,
+    autoencoder_fingerprint,
     decode_grid,
     encode_grid,
     latent_frames,
@@ -86,3 +87,22 @@ def test_weights_round_trip_and_errors(tmp_path, small):
     (tmp_path / "b.safetensors").write_bytes(b"garbage")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         PatchAutoencoder(weights=str(tmp_path / "b.safetensors"))
+
+
+def test_fingerprint_tells_autoencoders_apart(small, wan):
+    own = autoencoder_fingerprint(small)
+    assert len(own) == 16 and int(own, 16) >= 0 and own != autoencoder_fingerprint(wan)
+    torch.manual_seed(1)
+    again = PatchAutoencoder(channels=8, width=64, depth=2)
+    assert autoencoder_fingerprint(again) != own
+    again.load_state_dict(small.state_dict())
+    assert autoencoder_fingerprint(again) == own == autoencoder_fingerprint(again.bfloat16())
+    for name in ("std", "head_group.bias"):  # a buffer and the last weight
+        changed = PatchAutoencoder(channels=8, width=64, depth=2)
+        changed.load_state_dict(small.state_dict())
+        changed.state_dict()[name][-1] += 1
+        assert autoencoder_fingerprint(changed) != own, name
+    before = autoencoder_fingerprint(wan)
+    wan.mean[0, 0] += 1  # is in no state dict
+    assert autoencoder_fingerprint(wan) != before
+    wan.mean[0, 0] -= 1

@@ -1,0 +1,22 @@
+import torch
+
+from scene4d.types import SceneBatch
+
+
+def test_expanded_images_stay_one_number_when_they_move():
+    images = torch.full((1, 1, 1, 1, 1, 1), torch.nan).expand(2, 3, 5, 3, 16, 16)
+    batch = SceneBatch(
+        images, None, torch.arange(10.0).view(2, 5), torch.ones(2, 3, 5) > 0, ["a", "b"], ["k", "l"]
+    )
+    moved = batch.to(torch.float64)
+    assert moved.images.shape == images.shape and moved.images.untyped_storage().nbytes() == 8
+    assert moved.frame_times.dtype == torch.float64 and torch.equal(
+        moved.frame_times, batch.frame_times.double()
+    )
+
+
+def test_one_sample_of_a_batch():
+    images = torch.rand(2, 1, 5, 3, 8, 8)
+    batch = SceneBatch(images, None, torch.zeros(2, 5), torch.ones(2, 1, 5) > 0, ["a", "b"], ["k", "l"])
+    one = batch.sample(1)
+    assert torch.equal(one.images, images[1:]) and (one.source, one.keys) == (["b"], ["l"])

@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.preparation.jobs import parse_part, plan_shards, run_jobs, start_logging
-from datamodules.preparation.reader_shards import (
-    Reader,
-    ShardJob,
-    make_shard,
-    report_path,
-    scene_name,
-    write_json,
-)
+from datamodules.preparation.reader_shards import Reader, ShardJob, make_shard, scene_name
+from datamodules.preparation.reports import is_finished, summarise
 from datamodules.preparation.shards import shard_path
 
 logger = logging.getLogger(__name__)
-NAMED_IN_LOG = 3
 SPLIT_BUCKETS = 10_000  # of the split by names
 
 
@@ -55,7 +48,7 @@ def prepare(reader: Reader, options: argparse.Namespace) -> None:
     """
     scenes = _scenes_of_split(reader, options)
     jobs = _plan(reader, scenes, options)
-    todo = [job for job in jobs if not _finished(job)]
+    todo = [job for job in jobs if not is_finished(job)]
     logger.info("%d scenes, %d shards, %d exist already", len(scenes), len(jobs), len(jobs) - len(todo))
     for count, report in enumerate(run_jobs(make_shard, [(job,) for job in todo], options.workers), 1):
         logger.info(
@@ -63,7 +56,9 @@ def prepare(reader: Reader, options: argparse.Namespace) -> None:
             report["shard"], report["samples"], report["recipe"]["scenes"], len(report["skipped"]),
             report["samples"] / max(report["seconds"], 1e-6),
         )  # fmt: skip
-    _summarise(jobs, options)
+    index, count = options.part
+    path = options.output / "reports" / f"{options.name}-{options.split}-part-{index}-of-{count}.json"
+    summarise(jobs, sum(len(job.scenes) for job in jobs), path)
 
 
 def _scenes_of_split(reader: Reader, options: argparse.Namespace) -> list[Path]:
@@ -97,37 +92,6 @@ def _captions(path: Path) -> dict[str, str]:
     if not isinstance(captions, dict):
         raise ValueError(f"{path}: expected a JSON object, caption by scene name")
     return captions
-
-
-def _finished(job: ShardJob) -> bool:
-    path = report_path(job.path)
-    if not path.exists():
-        return False
-    report = json.loads(path.read_text())
-    if report["recipe"] != job.recipe():
-        raise ValueError(
-            f"{job.path} was made from other scenes or options: {report['recipe']}, now {job.recipe()}; "
-            "choose another --output or remove it and its report"
-        )
-    return job.path.exists() or report["samples"] == 0
-
-
-def _summarise(jobs: Sequence[ShardJob], options: argparse.Namespace) -> None:
-    reports = [json.loads(report_path(job.path).read_text()) for job in jobs]
-    skipped = {name: reason for report in reports for name, reason in report["skipped"].items()}
-    scenes = sum(report["recipe"]["scenes"] for report in reports)
-    samples = sum(report["samples"] for report in reports)
-    index, count = options.part
-    path = options.output / "reports" / f"{options.name}-{options.split}-part-{index}-of-{count}.json"
-    write_json(path, {"scenes": scenes, "samples": samples, "skipped": skipped})
-    named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:NAMED_IN_LOG])
-    more = f"; and {len(skipped) - NAMED_IN_LOG} more" if len(skipped) > NAMED_IN_LOG else ""
-    logger.info(
-        "%d samples of %d scenes, %d skipped%s%s%s; report: %s", samples, scenes, len(skipped),
-        " - " if skipped else "", named, more, path,
-    )  # fmt: skip
-    if scenes and not samples:
-        raise ValueError(f"none of {scenes} scenes could be used; first: {named}")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,18 +1,13 @@
 """Shards of a raw data set's scenes, each with a report, from one interface for all readers.
 
 A reader is a frozen dataclass whose fields are options of its command (`windows.option`). Scenes are dealt to
-shards by their sorted names, so any process may write any shard. Beside every shard stands
-`reports/SHARD.json`: its recipe, samples and what was skipped and why. A shard is finished when its report
-exists; one in which every scene was skipped has a report but no tar file.
+shards by their sorted names, so any process may write any shard.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from datamodules.preparation.captions import embed_captions
-from datamodules.preparation.shards import write_shard
-from scene4d.sample_format import SceneSample
-
-logger = logging.getLogger(__name__)
+from datamodules.preparation.reports import skip, write_reported
+from scene4d.sample_format import SceneSample, encode_sample
 
 
 class Reader(Protocol):
@@ -83,19 +76,10 @@ class ShardJob:
 
 
 def make_shard(job: ShardJob) -> dict:
-    """Writes one shard and its report, in this order, and returns the report."""
-    started, skipped = time.monotonic(), dict[str, str]()
-    samples = _samples(job, skipped)
-    first = next(samples, None)
-    count = 0
-    if first is not None:
-        count = write_shard(job.path, _chain(first, samples), job.crf)
-    report = {
-        "shard": job.path.name, "recipe": job.recipe(), "samples": count,
-        "seconds": round(time.monotonic() - started, 3), "skipped": skipped,
-    }  # fmt: skip
-    write_json(report_path(job.path), report)
-    return report
+    """Writes one shard and its report and returns the report."""
+    skipped = dict[str, str]()
+    samples = (encode_sample(sample, job.crf) for sample in _samples(job, skipped))
+    return write_reported(job, samples, skipped)
 
 
 def scene_name(scene: Path, root: Path) -> str:
@@ -113,12 +97,11 @@ def _samples(job: ShardJob, skipped: dict[str, str]) -> Iterator[SceneSample]:
         try:
             for sample in job.reader.read_scene(scene):
                 if isinstance(sample, SkippedScene):
-                    _skip(skipped, f"{name}: {sample.name}", sample.reason)
+                    skip(skipped, f"{name}: {sample.name}", sample.reason)
                 else:
                     yield _completed(job, name, sample)
         except Exception as error:  # whatever is wrong with one scene, the others go on
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            _skip(skipped, name, reason)
+            skip(skipped, name, error)
 
 
 def _completed(job: ShardJob, name: str, sample: SceneSample) -> SceneSample:
@@ -134,26 +117,3 @@ def _completed(job: ShardJob, name: str, sample: SceneSample) -> SceneSample:
         group=group,
         license=job.license,
     )
-
-
-def _skip(skipped: dict[str, str], name: str, reason: str) -> None:
-    skipped[name] = " ".join(reason.split())
-    logger.warning("%s skipped: %s", name, skipped[name])
-
-
-def _chain(first: SceneSample, rest: Iterator[SceneSample]) -> Iterator[SceneSample]:
-    yield first
-    yield from rest
-
-
-def report_path(shard: Path) -> Path:
-    """Where the report of a shard is."""
-    return shard.parent / "reports" / f"{shard.stem}.json"
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a file whole or not at all; its folder is created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import webdataset
 
@@ -18,14 +19,27 @@ def shard_path(output: Path, source: str, split: str, index: int) -> Path:
 
 
 def write_shard(path: Path, samples: Iterable[SceneSample], crf: int = 12) -> int:
+    """Encodes samples one by one and writes them with `write_encoded`.
+
+    Args:
+        path: Of the finished shard; its folder is created.
+        samples: A generator keeps memory low.
+        crf: H.264 constant rate factor of the videos, 0 (lossless) to 51.
+
+    Returns:
+        Number of samples written.
+    """
+    return write_encoded(path, (encode_sample(sample, crf) for sample in samples))
+
+
+def write_encoded(path: Path, samples: Iterable[dict[str, Any]]) -> int:
     """Writes samples to a temporary file beside `path`, renames it when it is complete, and records it.
 
     The record goes to `manifest.json` in the same folder.
 
     Args:
         path: Of the finished shard; its folder is created.
-        samples: Encoded one by one, so a generator keeps memory low.
-        crf: H.264 constant rate factor of the videos, 0 (lossless) to 51.
+        samples: Their members, as `encode_sample` gives them.
 
     Returns:
         Number of samples written.
@@ -35,10 +49,9 @@ def write_shard(path: Path, samples: Iterable[SceneSample], crf: int = 12) -> in
     content = ShardContent()
     try:
         with webdataset.TarWriter(str(temporary), encoder=False, mtime=0.0) as writer:
-            for sample in samples:
-                members = encode_sample(sample, crf)
+            for members in samples:
                 writer.write(members)
-                content.add(sample.key, members["meta.json"])
+                content.add(members["__key__"], members["meta.json"])
         record = content.record(*file_sha256(str(temporary)))
         os.replace(temporary, path)
     finally:

@@ -17,15 +17,17 @@ def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
     shows), depth with 0 (unknown), captions with zeros under a False mask. What no scene has stays None.
 
     Raises:
-        ValueError: Grids of different shapes; names the keys.
+        ValueError: Grids of different shapes, or latents of only some scenes, of several autoencoders or shapes;
+            names the keys.
     """
     shapes = {tuple(scene.images.shape[1:]) for scene in scenes}
     if len(shapes) > 1:
         keys = [key for scene in scenes for key in scene.keys]
         raise ValueError(f"samples {keys} cannot share a batch, their grids (v t c h w) are {sorted(shapes)}")
     text, text_mask = _join_text(scenes)
+    latents = _join_latents(scenes)
     return SceneBatch(
-        images=torch.cat([scene.images for scene in scenes]),
+        images=_join_images(scenes),
         cameras=_join_cameras(scenes),
         frame_times=torch.cat([scene.frame_times for scene in scenes]),
         reference=torch.cat([scene.reference for scene in scenes]),
@@ -34,7 +36,29 @@ def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
         depths=_join_depths(scenes),
         text=text,
         text_mask=text_mask,
+        latents=latents,
+        autoencoder=scenes[0].autoencoder,
     )
+
+
+def _join_images(scenes: Sequence[SceneBatch]) -> Tensor:
+    if scenes[0].latents is None:
+        return torch.cat([scene.images for scene in scenes])
+    return scenes[0].images[:1].expand(sum(len(scene.images) for scene in scenes), -1, -1, -1, -1, -1)
+
+
+def _join_latents(scenes: Sequence[SceneBatch]) -> Tensor | None:
+    known = [scene.latents for scene in scenes if scene.latents is not None]
+    kinds = {
+        None if scene.latents is None else (str(scene.autoencoder), *scene.latents.shape[1:])
+        for scene in scenes
+    }
+    if len(kinds) > 1:
+        keys = [key for scene in scenes for key in scene.keys]
+        raise ValueError(
+            f"samples {keys} cannot share a batch, their latents (autoencoder, v n z y x) are {list(kinds)}"
+        )
+    return torch.cat(known) if known else None
 
 
 def _join_cameras(scenes: Sequence[SceneBatch]) -> Cameras | None:

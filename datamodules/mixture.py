@@ -29,7 +29,7 @@ class Ingredient:
         urls: Expanded shard addresses.
         weight: Share, in any unit.
         read: Turns raw members and a random generator into a batch of one.
-        shape: Of what `read` makes; only sources of one shape share a batch.
+        shape: Of what `read` makes, whether latents included; only sources of one shape share a batch.
     """
 
     name: str

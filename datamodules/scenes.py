@@ -89,7 +89,7 @@ class SceneDataModule(LightningDataModule):
                 self._urls[f"train/{source.name}"],
                 source.weight,
                 self._reader(source),
-                (*self._size(source), *source.selection.shape),
+                (*self._size(source), *source.selection.shape, source.latents),
             )
             for source in self.train
         ]

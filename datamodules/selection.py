@@ -48,6 +48,7 @@ class GridSelection:
         reverse_views: Probability of taking the views backwards (paper, App. B).
         reverse_time: Probability of playing the scene backwards.
         random: False for evaluation: the first fitting stride, from view 0 and frame 0, never reversed.
+        first_frame: Whether to start at frame 0 always, as stored latents need.
 
     Raises:
         ValueError: `frames` is not 4k + 1.
@@ -62,6 +63,7 @@ class GridSelection:
         reverse_views: float = 0.5,
         reverse_time: float = 0.0,
         random: bool = True,
+        first_frame: bool = False,
     ) -> None:
         if frames < 1 or frames % 4 != 1:
             raise ValueError(f"frames must be 4k + 1 (1, 5, 9, 13, 17, ...), got {frames}")
@@ -70,6 +72,7 @@ class GridSelection:
         self.views, self.view_strides = views, _checked_strides("view_strides", view_strides)
         self.frames, self.frame_strides = frames, _checked_strides("frame_strides", frame_strides)
         self.reverse_views, self.reverse_time, self.random = reverse_views, reverse_time, random
+        self.first_frame = first_frame
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,12 +85,15 @@ class GridSelection:
         Raises:
             ValueError: The scene has too few views or frames; names its key.
         """
-        views, _ = self._spaced("views", extent, extent.views, self.views, self.view_strides, rng)
+        views, _ = self._spaced(
+            "views", extent, extent.views, self.views, self.view_strides, rng, not self.random
+        )
         if extent.frames == 1:
             frames, stride = [0] * self.frames, self.frame_strides[0]
         else:
+            at_0 = self.first_frame or not self.random
             frames, stride = self._spaced(
-                "frames", extent, extent.frames, self.frames, self.frame_strides, rng
+                "frames", extent, extent.frames, self.frames, self.frame_strides, rng, at_0
             )
         if self.random and rng.random() < self.reverse_views:
             views.reverse()
@@ -96,7 +102,14 @@ class GridSelection:
         return Selected(views, frames, stride)
 
     def _spaced(
-        self, what: str, extent: Extent, stored: int, count: int, strides: Sequence[int], rng: Random
+        self,
+        what: str,
+        extent: Extent,
+        stored: int,
+        count: int,
+        strides: Sequence[int],
+        rng: Random,
+        at_0: bool,
     ) -> tuple[list[int], int]:
         fitting = [stride for stride in strides if (count - 1) * stride < stored]
         if not fitting:
@@ -105,7 +118,7 @@ class GridSelection:
                 f"{min(strides)} ({(count - 1) * min(strides) + 1} {what})"
             )
         stride = rng.choice(fitting) if self.random else fitting[0]
-        start = rng.randrange(stored - (count - 1) * stride) if self.random else 0
+        start = 0 if at_0 else rng.randrange(stored - (count - 1) * stride)
         return [start + k * stride for k in range(count)], stride
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.archives import Members
 from datamodules.augmentation import GridAugmentation, fit, unit_floats
 from datamodules.homography import HomographyViews
+from datamodules.latents import latents_of, refuse_inexact
 from datamodules.references import ReferencePolicy
 from datamodules.selection import ContextSelection, Extent, GridSelection, Selected
 from scene4d.sample_format import SceneSample, decode_sample, read_meta
@@ -39,6 +40,11 @@ class Source:
         augmentation: Random changes, for training.
         size: Height and width of this source's images, or one number for square ones; None = as the data
             module says. A source listed twice under two names gives grids of two sizes.
+        latents: Whether to read the latents that `datamodules.preparation.latents` has stored, instead of
+            decoding pictures. For training and its validation: `SceneBatch.images` are then NaN.
+
+    Raises:
+        ValueError: Stored latents would not be those of the grids that the options make; names the option.
     """
 
     name: str
@@ -49,6 +55,11 @@ class Source:
     homography: HomographyViews | None = None
     augmentation: GridAugmentation | None = None
     size: int | tuple[int, int] | None = None
+    latents: bool = False
+
+    def __post_init__(self) -> None:
+        if self.latents:
+            refuse_inexact(self.name, self.selection, self.homography, self.augmentation)
 
 
 class DecodedViews:
@@ -112,12 +123,15 @@ class GridReader:
         """Selects, decodes, resizes and augments one sample.
 
         Raises:
-            ValueError: The sample is damaged or too small for the selection; names its key.
+            ValueError: The sample is damaged or too small for the selection, or its latents are of another size;
+                names its key.
         """
         meta, key, source = read_meta(members), str(members["__key__"]), self.source
         views = source.homography.views if source.homography else meta["views"]
         extent = Extent(key, views, meta["frames"], meta["depth_frames"])
         selected = source.selection.select(extent, rng)
+        if source.latents:
+            return self._stored_latents(members, selected, rng)
         if source.homography is not None:
             grid = self._warped(members, meta["views"], source.homography, selected, rng)
         else:
@@ -125,6 +139,19 @@ class GridReader:
             grid = fit(self._grid(sample, selected, rng), self.size)
         grid = source.augmentation.apply(grid, rng) if source.augmentation else grid
         return _repeated(replace(grid, images=unit_floats(grid.images)), len(selected.frames))
+
+    def _stored_latents(self, members: Members, selected: Selected, rng: Random) -> SceneBatch:
+        """A grid of latents; nothing is kept in memory, since reading them costs little."""
+        sample = decode_sample(members, selected.views, self.depth, latents=True)
+        if sample.images.shape[2:4] != self.size:
+            raise ValueError(
+                f"sample {sample.key!r} is {sample.images.shape[2:4]}, source {self.source.name!r} asks for "
+                f"{self.size}: latents cannot be resized"
+            )
+        latents = latents_of(sample, len(selected.frames))
+        return replace(
+            self._grid(sample, selected, rng), latents=latents[None], autoencoder=sample.autoencoder
+        )
 
     def _warped(
         self, members: Members, stored: int, homography: HomographyViews, selected: Selected, rng: Random
@@ -158,8 +185,16 @@ class GridReader:
         )
 
 
-def _images(sample: SceneSample, frames: Sequence[int]) -> UInt8[Tensor, "v t c h w"]:
-    """Bytes until the last step: they move four times as fast. A still scene has one frame (`_repeated`)."""
+def _images(
+    sample: SceneSample, frames: Sequence[int]
+) -> UInt8[Tensor, "v t c h w"] | Float[Tensor, "v t c h w"]:
+    """Bytes until the last step: they move four times as fast. A still scene has one frame (`_repeated`).
+
+    Beside latents, one NaN stands for all pixels.
+    """
+    if sample.latents is not None:
+        v, _, h, w, c = sample.images.shape
+        return torch.full((1, 1, 1, 1, 1), torch.nan).expand(v, len(frames), c, h, w)
     chosen = [0] if sample.images.shape[1] == 1 else list(frames)
     return rearrange(torch.from_numpy(sample.images[:, chosen]), "v t h w c -> v t c h w")
 

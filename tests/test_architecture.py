@@ -37,6 +37,8 @@ BETWEEN_PACKAGES = {
     "main": {"lightning_modules", "datamodules", "callbacks"},
 }
 FOR_DATAMODULES = {"types", "geometry", "sample_format", "grid_format"}
+# a command, no part of loading: it runs the autoencoder so that training need not
+MORE_FOR = {"datamodules/preparation/latents.py": {"networks"}}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics.lightning"}
 
 
@@ -91,7 +93,7 @@ def test_scene4d_imports_one_way(path):
 @pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "datamodules")], ids=name_of)
 def test_data_knows_no_network(path):
     used = {part_of(module) for module in imported_modules(path) if module.startswith("scene4d.")}
-    assert used <= FOR_DATAMODULES
+    assert used <= FOR_DATAMODULES | MORE_FOR.get(name_of(path), set())
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -20,7 +20,7 @@ from PIL import Image
 from datamodules.preparation.camera_drawing import draw_cameras
 from datamodules.preparation.manifest import ShardContent, file_sha256, recorded
 from datamodules.shards import expand_urls, read_shard
-from scene4d.sample_format import SceneSample, decode_sample
+from scene4d.sample_format import SceneSample, decode_sample, read_meta
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ def inspect_shard(url: str, rows: list[np.ndarray], most_rows: int) -> list[str]
         for members in read_shard(url):
             try:
                 sample = decode_sample(members)
+                if "latents" in read_meta(members):
+                    sample.latents = decode_sample(members, depth=False, latents=True).latents
                 content.add(sample.key, members["meta.json"])
             except Exception as error:  # whatever a damaged sample raises, the next one is looked at
                 problems.append(str(error))
@@ -128,6 +130,8 @@ def _describe(sample: SceneSample) -> str:
     if sample.depths is not None:
         parts.append(f"depth at {len(sample.depth_frames)} frames")
     parts += ["caption"] * bool(sample.caption) + ["text embedding"] * (sample.text is not None)
+    if sample.latents is not None:
+        parts.append("latents of {} channels x {} frames, {}x{}".format(*sample.latents.shape[1:]))
     return ", ".join(parts)
 
 

@@ -1,0 +1,157 @@
+"""Grids read as latents: the same as encoding the pictures, or refused."""
+
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+
+from datamodules import (
+    ContextSelection,
+    GridAugmentation,
+    GridSelection,
+    HomographyViews,
+    SceneDataModule,
+    Source,
+)
+from datamodules.collation import collate
+from datamodules.preparation.latents import encode_views
+from datamodules.selection import Extent
+from datamodules.sources import GridReader
+from scene4d.networks.autoencoder import PatchAutoencoder, autoencoder_fingerprint, encode_grid
+from scene4d.sample_format import add_latents, decode_sample, encode_sample
+
+
+def moving(scene, key, **shape):
+    """A scene whose frames all differ."""
+    sample = scene(key, **shape)
+    noise = np.random.default_rng(0).integers(0, 60, sample.images.shape, dtype=np.uint8)
+    return replace(sample, images=sample.images // 2 + noise)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    torch.manual_seed(0)
+    return PatchAutoencoder(channels=4, width=64, depth=2).eval()
+
+
+@pytest.fixture(scope="module")
+def stored(codec, scene):
+    """Members with latents: `stored(key, views=4, frames=13)`."""
+
+    def make(key, **shape):
+        members = encode_sample(moving(scene, key, **({"views": 4, "frames": 13} | shape)))
+        latents = encode_views(codec, decode_sample(members).images, frames=9)
+        return add_latents(members, latents, autoencoder_fingerprint(codec))
+
+    return make
+
+
+def grid(**changes):
+    return GridSelection(**({"views": 3, "view_strides": [1], "frames": 9, "first_frame": True} | changes))
+
+
+def both(members, selection, seed):
+    """The grid read as latents and as pictures, everything random alike."""
+    sources = [Source("objects", [], selection, latents=latents) for latents in (True, False)]
+    return [GridReader(source, (16, 16), True, cache_mb=8)(members, Random(seed)) for source in sources]
+
+
+@pytest.mark.parametrize("frames", [13, 1], ids=["video", "still"])
+@pytest.mark.parametrize(
+    "selection", [grid(reverse_views=1), grid(reverse_views=0), grid(views=2, view_strides=[2]), grid(frames=5),
+                  grid(first_frame=False, random=False)]
+)  # fmt: skip
+def test_stored_latents_are_those_of_the_grid(codec, stored, frames, selection):
+    members = stored("one", frames=frames)
+    for seed in range(3):
+        latents, pictures = both(members, selection, seed)
+        with torch.no_grad():
+            encoded = encode_grid(codec, pictures.images)
+        torch.testing.assert_close(latents.latents.float(), encoded, rtol=1e-3, atol=1e-3)
+        assert torch.equal(latents.cameras.c2w, pictures.cameras.c2w)
+        assert torch.equal(latents.reference, pictures.reference) and torch.equal(
+            latents.depths, pictures.depths
+        )
+        assert torch.equal(latents.frame_times, pictures.frame_times)
+        assert latents.images.shape == pictures.images.shape and latents.images.isnan().all()
+        assert not any(latents.images.stride()) and latents.autoencoder == autoencoder_fingerprint(codec)
+
+
+def test_frames_behind_the_last_group_are_left_out(codec, scene):
+    images = moving(scene, "one", frames=11).images
+    assert encode_views(codec, images, 29).shape == (4, 4, 3, 2, 2)
+    assert np.allclose(encode_views(codec, images, 29), encode_views(codec, images[:, :9], 29), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "option, changes",
+    [
+        ("selection.first_frame False", {"selection": grid(first_frame=False)}),
+        (r"selection.frame_strides \(1, 2\)", {"selection": grid(frame_strides=[1, 2])}),
+        (r"selection.frame_strides \(2,\)", {"selection": grid(frame_strides=[2], random=False)}),
+        ("selection.reverse_time 0.5", {"selection": grid(reverse_time=0.5)}),
+        ("selection is a ContextSelection", {"selection": ContextSelection()}),
+        ("homography given", {"homography": HomographyViews()}),
+        ("augmentation.flip 0.5", {"augmentation": GridAugmentation()}),
+        ("augmentation.permute_channels 1", {"augmentation": GridAugmentation(flip=0, permute_channels=1)}),
+        ("augmentation.gamma 0.2", {"augmentation": GridAugmentation(flip=0, gamma=0.2)}),
+        ("augmentation.gain 0.1", {"augmentation": GridAugmentation(flip=0, gain=0.1)}),
+    ],
+)
+def test_what_needs_pixels_is_refused_at_once(option, changes):
+    arguments = {"name": "clips", "urls": [], "selection": grid()} | changes
+    Source(**arguments)
+    with pytest.raises(ValueError, match=rf"^source 'clips'.*{option}$"):
+        Source(**arguments, latents=True)
+    Source("clips", [], grid(), augmentation=GridAugmentation(flip=0), latents=True)
+
+
+def test_other_sizes_and_too_few_frames_are_refused(stored):
+    members = stored("one")
+    reader = GridReader(Source("objects", [], grid(), latents=True), (8, 8), False, 0)
+    with pytest.raises(ValueError, match=r"'one' is \(16, 16\).*'objects' asks for \(8, 8\).*resized"):
+        reader(members, Random(0))
+    reader = GridReader(Source("objects", [], grid(frames=13), latents=True), (16, 16), False, 0)
+    assert reader(members, Random(0)).latents.shape[3] == 4
+    with pytest.raises(ValueError, match="'still' has latents of 9 frames, 13 are asked for; stills"):
+        reader(stored("still", frames=1), Random(0))
+
+
+def test_first_frame_starts_at_zero():
+    extent, rng = Extent("a", views=8, frames=29), Random(0)
+    drawn = [grid(first_frame=True).select(extent, rng) for _ in range(50)]
+    assert {one.frames[0] for one in drawn} == {0} and len({one.views[0] for one in drawn}) > 3
+    assert len({grid(first_frame=False).select(extent, rng).frames[0] for _ in range(50)}) > 5
+
+
+def test_joined_batches_hold_latents_of_one_kind(stored):
+    one, picture = both(stored("one"), grid(), 0)
+    two = both(stored("two"), grid(), 0)[0]
+    batch = collate([one, two])
+    assert torch.equal(batch.latents, torch.cat([one.latents, two.latents]))
+    assert batch.images.shape == (2, 3, 9, 3, 16, 16) and batch.images.untyped_storage().nbytes() == 4
+    assert batch.autoencoder == one.autoencoder and collate([picture]).latents is None
+    for other in (picture, replace(two, autoencoder="other"), replace(two, latents=two.latents[:, :, :2])):
+        with pytest.raises(ValueError, match=r"\['one', '\w+'\] cannot share a batch, their latents"):
+            collate([one, other])
+
+
+def test_sources_with_and_without_latents_share_a_mixture(stored, tmp_path):
+    with wds.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for key in ("one", "two", "three"):
+            writer.write(stored(key))
+    sources = [Source(f"latents_{x}", [f"{tmp_path}/a.tar"], grid(), latents=x) for x in (True, False)]
+    for workers in (0, 1):
+        data = SceneDataModule(train=sources, batch_size=2, num_workers=workers, size=16)
+        data.setup("fit")
+        batches = [batch for _, batch in zip(range(4), data.train_dataloader())]
+        assert (
+            sorted(batch.source for batch in batches)
+            == [["latents_False"] * 2] * 2 + [["latents_True"] * 2] * 2
+        )
+        for batch in batches:
+            assert (batch.latents is not None) == (batch.source[0] == "latents_True")
+            assert batch.images.isfinite().all() == (batch.latents is None)

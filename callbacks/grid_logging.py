@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ class GridLogging(L.Callback):
 
     A LightningModule offers pictures as a plain attribute `pictures`, a dictionary of `c h w` images in
     [0, 1] that stands after validation, for example sheets of reference | generated | truth | copy. Files go
-    to `<log folder>/pictures/step_00001000/<name>.png`.
+    to `<log folder>/pictures/step_00001000/<name>.png`. Of training samples read as latents, its method
+    `images(batch)` gives what they decode to.
 
     Args:
         training_batches: Sources are collected from at most this many batches after the start or restart of a fit.
@@ -54,7 +56,10 @@ class GridLogging(L.Callback):
         for index, source in enumerate(batch.source):
             if source not in self._seen:
                 self._seen.add(source)
-                show(trainer, f"train/{source}", self._training_sheet(batch, index), self.enlarge)
+                sample = batch.sample(index)
+                if sample.latents is not None:
+                    sample = replace(sample, images=pl_module.images(sample))  # type: ignore[operator]
+                show(trainer, f"train/{source}", _training_sheet(sample, self.frames), self.enlarge)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Shows `pl_module.pictures`."""
@@ -65,11 +70,11 @@ class GridLogging(L.Callback):
 
     on_test_end = on_validation_end
 
-    def _training_sheet(self, batch: SceneBatch, index: int) -> Float[Tensor, "c h w"]:
-        images, reference = batch.images[index].float(), batch.reference[index]
-        count = images.shape[1]
-        chosen = torch.linspace(0, count - 1, min(self.frames, count)).round().long().to(images.device)
-        return grid_sheet(frame_references(images, reference)[:, chosen])
+
+def _training_sheet(sample: SceneBatch, frames: int) -> Float[Tensor, "c h w"]:
+    images, count = sample.images[0].float(), sample.images.shape[2]
+    chosen = torch.linspace(0, count - 1, min(frames, count)).round().long().to(images.device)
+    return grid_sheet(frame_references(images, sample.reference[0])[:, chosen])
 
 
 def show(trainer: L.Trainer, name: str, picture: Float[Tensor, "c h w"], enlarge: int = 1) -> None:

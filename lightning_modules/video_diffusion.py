@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from lightning_modules.grid_evaluation import GridEvaluation
 from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask
-from scene4d.networks.autoencoder import decode_grid, encode_grid
+from scene4d.networks.autoencoder import autoencoder_fingerprint, decode_grid, encode_grid
 from scene4d.networks.pretrained import load_weights_in_order
 from scene4d.networks.trainable import trainable_parameters
 from scene4d.types import SceneBatch
@@ -123,9 +125,33 @@ class VideoDiffusion(L.LightningModule):
         """The inverse of `encode`, images in [0, 1]."""
         return decode_grid(self.autoencoder, latents).float()
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the autoencoder; read after its weights are loaded."""
+        return autoencoder_fingerprint(self.autoencoder)
+
+    def latents(self, batch: SceneBatch) -> Float[Tensor, "b v n z y x"]:
+        """The stored latents of a batch that has them, else its images encoded.
+
+        Raises:
+            ValueError: The stored latents are another autoencoder's; names both.
+        """
+        if batch.latents is None:
+            return self.encode(batch.images)
+        if batch.autoencoder != self.fingerprint:
+            raise ValueError(
+                f"latents of source {batch.source[0]!r} were made by autoencoder {batch.autoencoder}, the model's is "
+                f"{self.fingerprint}: make them with its class and weights (datamodules.preparation.latents)"
+            )
+        return batch.latents.float()
+
+    def images(self, batch: SceneBatch) -> Float[Tensor, "b v t c h w"]:
+        """The images of a batch, or what its stored latents decode to."""
+        return batch.images if batch.latents is None else self.decode(self.latents(batch))
+
     def training_step(self, batch: SceneBatch, index: int) -> Tensor:
         """The loss; its noise depends on the step and rank alone, so a resumed run repeats the same numbers."""
-        latents, mask = self.encode(batch.images), latent_reference_mask(batch.reference)
+        latents, mask = self.latents(batch), latent_reference_mask(batch.reference)
         generator = torch.Generator().manual_seed(2**20 * self.global_rank + self.global_step)
         sigmas = self.flow.draw_sigmas(len(latents), generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
@@ -144,12 +170,15 @@ class VideoDiffusion(L.LightningModule):
 
     def validation_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> None:
         if not self.fitting:
+            _need_images(batch)
             self.evaluation.add(self, batch)
         else:
             self._log_fixed_losses(batch)
         name = batch.source[0]
         if f"grid_{name}" not in self.pictures:
-            self.pictures[f"grid_{name}"] = self.evaluation.picture(self, batch)
+            first = batch.sample(0)
+            shown = replace(first, images=self.images(first))
+            self.pictures[f"grid_{name}"] = self.evaluation.picture(self, shown)
 
     test_step = validation_step
 
@@ -164,7 +193,7 @@ class VideoDiffusion(L.LightningModule):
         if count:
             self.trainer.datamodule.setup("fit")
             for batch in islice(self.trainer.datamodule.train_dataloader(), count):
-                yield batch.to(self.device).images
+                yield self.images(batch.to(self.device))
 
     def on_validation_epoch_end(self) -> None:
         means = {name: torch.stack(losses).mean() for name, losses in self.fixed_losses.items()}
@@ -182,7 +211,7 @@ class VideoDiffusion(L.LightningModule):
 
     def _log_fixed_losses(self, batch: SceneBatch) -> None:
         """The loss at fixed noise levels and fixed noise: comparable between steps and runs."""
-        latents, mask = self.encode(batch.images), latent_reference_mask(batch.reference)
+        latents, mask = self.latents(batch), latent_reference_mask(batch.reference)
         noise = self.noise(latents.shape)
         total = latents.new_zeros(())
         for sigma in FIXED_SIGMAS:
@@ -218,8 +247,17 @@ class VideoDiffusion(L.LightningModule):
 
     def predict_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> SceneBatch:
         """Returns the batch with every frame that was not given replaced by a generated one."""
+        _need_images(batch)
         images = self.generate(batch.images, batch.reference, batch.text, self.sample_steps)
         return SceneBatch(
             images=images, cameras=batch.cameras, frame_times=batch.frame_times, reference=batch.reference,
             source=batch.source, keys=batch.keys, text=batch.text, text_mask=batch.text_mask,
         )  # fmt: skip
+
+
+def _need_images(batch: SceneBatch) -> None:
+    """Raises ValueError if a batch has latents instead of images."""
+    if batch.latents is not None:
+        raise ValueError(
+            f"source {batch.source[0]!r} gives latents, scores and predictions need pictures: set latents to false"
+        )

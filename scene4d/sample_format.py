@@ -134,11 +134,9 @@ def add_latents(members: dict[str, bytes], latents: np.ndarray, autoencoder: str
     if not np.isfinite(latents).all():
         raise ValueError(f"sample {key!r}: a latent is not finite in float16")
     added = {_latents_name(view): _encode_array(array) for view, array in enumerate(latents)}
-    kept = {name: data for name, data in members.items() if not name.startswith(("__", "latents_"))}
     meta["latents"] = {"autoencoder": autoencoder, "shape": list(latents.shape[1:])}
-    checksums = {name: crc for name, crc in meta.get("crc32", {}).items() if not name.startswith("latents_")}
-    meta["crc32"] = checksums | {name: zlib.crc32(data) for name, data in added.items()}
-    return {"__key__": key, **kept, **added, "meta.json": json.dumps(meta).encode()}
+    meta["crc32"] = meta.get("crc32", {}) | {name: zlib.crc32(data) for name, data in added.items()}
+    return {**members, **added, "meta.json": json.dumps(meta).encode()}
 
 
 def read_meta(members: dict[str, bytes]) -> dict:

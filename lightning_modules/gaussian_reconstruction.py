@@ -18,7 +18,8 @@ from lightning_modules.novel_view_evaluation import NovelViewEvaluation
 from scene4d.geometry.cameras import normalise_scene
 from scene4d.geometry.supervision import depth_loss, masked_mean, pose_loss
 from scene4d.losses import PerceptualLoss
-from scene4d.networks.vggt import gaussians_from_maps, load_weights, read_weights
+from scene4d.networks.pretrained import load_weights
+from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED, gaussians_from_maps
 from scene4d.networks.vggt.match_refinement import refine_with_matches
 from scene4d.rendering.render import render_gaussians
 from scene4d.types import Cameras, Gaussians, SceneBatch
@@ -125,10 +126,7 @@ class GaussianReconstruction(L.LightningModule):
         self.network = self.make_network()
         self.perceptual = PerceptualLoss()
         if self.initial_weights:
-            joined: dict[str, Tensor] = {}
-            for path in self.initial_weights:
-                joined |= read_weights(path)
-            load_weights(self.network, joined, name=" + ".join(self.initial_weights))
+            load_weights(self.network, self.initial_weights, VGGT_UNUSED, ADDED_TO_VGGT)
         freeze_except(self.network, self.trainable)
 
     def configure_optimizers(self) -> Any:

@@ -24,7 +24,8 @@ from scene4d.geometry.supervision import (
     pose_loss,
     true_matches,
 )
-from scene4d.networks.vggt import Prediction, load_weights, read_weights
+from scene4d.networks.pretrained import load_weights
+from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED, Prediction
 from scene4d.networks.vggt.view_matcher import CELL
 from scene4d.types import Cameras, SceneBatch
 
@@ -83,7 +84,7 @@ class GeometryPretraining(L.LightningModule):
         if self.network is None:
             self.network = self.make_network()
             if self.initial_weights is not None:
-                load_weights(self.network, read_weights(self.initial_weights), name=self.initial_weights)
+                load_weights(self.network, self.initial_weights, VGGT_UNUSED, ADDED_TO_VGGT)
 
     def configure_optimizers(self) -> Any:
         """Optimizer over all parameters that require a gradient."""

@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Loads a safetensors file into a module, strictly.
+def load_weights(
+    module: nn.Module,
+    paths: str | Path | Sequence[str],
+    unused: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> list[str]:
+    """Loads weight files into a module, later ones over earlier ones; names and shapes must agree.
+
+    Args:
+        module: Takes the weights, converted to its own precision.
+        paths: One or several files; each may hold a part, together they must cover the module.
+        unused: Prefixes of weights that are dropped if the module has no such part.
+        optional: Prefixes of parameters that may keep their initial values.
+
+    Returns:
+        Names that kept their initial values.
 
     Raises:
-        ValueError: The file is missing, is no safetensors file, or belongs to another architecture;
-            names the file and the first key that differs, with both shapes.
+        ValueError: A file is missing or unreadable, or belongs to another architecture; names the file and the
+            first key that differs, with both shapes.
     """
-    load_weights_in_order(module, [str(path)])
+    paths = [str(paths)] if isinstance(paths, (str, Path)) else list(paths)
+    merged: dict[str, Tensor] = {}
+    for path in paths:
+        merged |= read_weights(path)
+    own = module.state_dict()
+    dropped = tuple(prefix for prefix in unused if not any(key.startswith(prefix) for key in own))
+    given = {key: value for key, value in merged.items() if not key.startswith(dropped)}
+    kept = [key for key in own if key not in given and key.startswith(tuple(optional))]
+    _explain_mismatch({k: v for k, v in own.items() if k not in kept}, given, " + ".join(paths))
+    module.load_state_dict(given, strict=False)
+    return kept
 
 
-def read_weights(path: str | Path) -> dict:
-    """Reads a safetensors file; floating-point tensors become float32.
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Reads a `.safetensors` or PyTorch file without unpickling anything but tensors.
 
     Raises:
-        ValueError: The file is missing or is no safetensors file; names it.
+        ValueError: The file is missing, unreadable, or holds no tensors; says what belongs there.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"weights file {str(path)!r} does not exist; put a safetensors file there or change the path"
+            f"weights file {str(path)!r} does not exist; put a .safetensors or .pt file there (VGGT-1B is "
+            "model.safetensors or model.pt of huggingface.co/facebook/VGGT-1B) or change the path"
         )
     try:
-        state = load_file(path)
-    except Exception as error:  # safetensors raises its own Rust types
-        raise ValueError(f"{str(path)!r} is not a readable safetensors file: {error}") from error
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-
-
-def explain_mismatch(own: dict, loaded: dict, name: str) -> None:
-    """Raises ValueError that names the first key whose presence or shape differs."""
-    for key, value in own.items():
-        if key not in loaded:
-            raise ValueError(
-                f"{name} has no {key!r} ({tuple(value.shape)}): a checkpoint of another architecture"
-            )
-        if loaded[key].shape != value.shape:
-            found, expected = tuple(loaded[key].shape), tuple(value.shape)
-            raise ValueError(f"{name}: {key!r} is {found}, this network expects {expected}")
-    for key in loaded:
-        if key not in own:
-            raise ValueError(f"{name} has {key!r}, which this network does not have: another architecture")
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors raises its own Rust types, torch.load a dozen
+        raise ValueError(f"weights file {str(path)!r} cannot be read: {error}") from error
+    if isinstance(content, dict):
+        content = content.get("state_dict", content.get("model", content))
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"weights file {str(path)!r} holds no dictionary of tensors")
+    return content
 
 
 def read_header(path: str | Path) -> dict[str, str]:
@@ -75,14 +92,12 @@ def from_pretrained(model_class: type, pretrained: str, subfolder: str, dtype: t
         ) from error
 
 
-def load_weights_in_order(module: nn.Module, paths: list[str]) -> None:
-    """Loads several safetensors files, later ones over earlier ones; together they must cover the module.
-
-    Raises:
-        ValueError: As `load_weights`; a file may hold a part of the keys, but none that the module has not.
-    """
-    merged: dict = {}
-    for path in paths:
-        merged |= read_weights(path)
-    explain_mismatch(module.state_dict(), merged, ", ".join(paths))
-    module.load_state_dict(merged)
+def _explain_mismatch(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:
+    """Raises ValueError that names the first key whose presence or shape differs."""
+    for key in [*own, *given]:
+        here, there = (str(list(x[key].shape)) if key in x else "absent" for x in (own, given))
+        if here != there:
+            raise ValueError(
+                f"{name}: weights of another architecture: {key!r} is {there} there and {here} in the network; "
+                "compare the network's settings in the config"
+            )

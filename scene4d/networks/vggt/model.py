@@ -19,6 +19,13 @@ from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
 from scene4d.networks.vggt.view_matcher import ViewMatcher
 from scene4d.types import Cameras
 
+VGGT_UNUSED = ("track_head.", "point_head.")  # prefixes of VGGT-1B's weights that may go unused
+ADDED_TO_VGGT = (
+    "aggregator.temporal",
+    "aggregator.matcher.",
+    "gaussian_head.",
+)  # parts that VGGT-1B does not have
+
 
 @dataclass
 class Prediction:

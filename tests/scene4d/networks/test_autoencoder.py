@@ -80,12 +80,12 @@ def test_weights_round_trip_and_errors(tmp_path, small):
     save_file({k: v.half() for k, v in small.state_dict().items()}, tmp_path / "a.safetensors")
     again = PatchAutoencoder(channels=8, width=64, depth=2, weights=str(tmp_path / "a.safetensors"))
     torch.testing.assert_close(again.embed_first.weight, small.embed_first.weight, atol=1e-3, rtol=0)
-    with pytest.raises(ValueError, match=r"a.safetensors: 'mean' is \(8,\), this network expects \(4,\)"):
+    with pytest.raises(ValueError, match=r"a.safetensors: .*'mean' is \[8\] there and \[4\] in"):
         PatchAutoencoder(channels=4, width=64, depth=2, weights=str(tmp_path / "a.safetensors"))
     with pytest.raises(ValueError, match="absent.safetensors' does not exist"):
         PatchAutoencoder(weights=str(tmp_path / "absent.safetensors"))
     (tmp_path / "b.safetensors").write_bytes(b"garbage")
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
+    with pytest.raises(ValueError, match="cannot be read"):
         PatchAutoencoder(weights=str(tmp_path / "b.safetensors"))
 
 

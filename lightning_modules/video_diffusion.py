@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from lightning_modules.grid_evaluation import GridEvaluation
 from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask
 from scene4d.networks.autoencoder import autoencoder_fingerprint, decode_grid, encode_grid
-from scene4d.networks.pretrained import load_weights_in_order
+from scene4d.networks.pretrained import load_weights
 from scene4d.networks.trainable import trainable_parameters
 from scene4d.types import SceneBatch
 
@@ -92,7 +93,7 @@ class VideoDiffusion(L.LightningModule):
             return
         network: Any = self.build_network()
         if self.initial_weights:
-            load_weights_in_order(network, self.initial_weights)
+            load_weights(network, self.initial_weights)
         count = len(trainable_parameters(network, self.trainable))
         log.info("%d parameter tensors of the network train", count)
         if self.compile_network:
@@ -234,16 +235,32 @@ class VideoDiffusion(L.LightningModule):
         text: Float[Tensor, "b l d"] | None,
         steps: int,
     ) -> Float[Tensor, "b v t c h w"]:
-        """Samples the grid from its reference frames; other frames of `images` are not looked at.
+        """Samples the grid from its reference frames; other frames of `images` are not looked at."""
+        latents = deque(self.predict_latents(images, reference, text, steps), maxlen=1)[0]
+        return self.complete(images, reference, latents)
 
-        One step gives the mean prediction from pure noise instead of a sample.
-        """
+    def predict_latents(
+        self,
+        images: Float[Tensor, "b v t c h w"],
+        reference: Bool[Tensor, "b v t"],
+        text: Float[Tensor, "b l d"] | None,
+        steps: int,
+    ) -> Iterator[Float[Tensor, "b v n z y x"]]:
+        """The sampler's predictions of the clean grid: the mean from pure noise first, the sample last."""
         mask = latent_reference_mask(reference)
         latents = self.encode(torch.where(reference[..., None, None, None], images, 1.0))
-        x = self.flow.sample(
+        return self.flow.predictions(
             self.network, self.noise(latents.shape), latents, mask, text, steps, self.guidance
         )
-        return torch.where(reference[..., None, None, None], images, self.decode(x))
+
+    def complete(
+        self,
+        images: Float[Tensor, "b v t c h w"],
+        reference: Bool[Tensor, "b v t"],
+        latents: Float[Tensor, "b v n z y x"],
+    ) -> Float[Tensor, "b v t c h w"]:
+        """The given frames, and decoded latents for all others."""
+        return torch.where(reference[..., None, None, None], images, self.decode(latents))
 
     def predict_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> SceneBatch:
         """Returns the batch with every frame that was not given replaced by a generated one."""

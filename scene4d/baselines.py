@@ -139,7 +139,9 @@ class LinearPredictor:
 
     def _features(self, images: Grid) -> Float[Tensor, "b v n d i j k"]:
         still = copy_freeze_time(images)
-        latents = [self.encode(x) for x in (still, copy_fixed_view(images), copy_fixed_view(still))]
+        latents = [self.encode(still)]
+        for row in (images[:, :1], still[:, :1]):  # copied to all views: encoded once
+            latents.append(self.encode(row).expand_as(latents[0]))
         return torch.stack([*latents, torch.ones_like(latents[0])], -1)
 
 

@@ -5,7 +5,8 @@ x_sigma = (1 - sigma) x + sigma eps, velocity = eps - x (Liu et al. 2022, Eq. 1)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -127,6 +128,32 @@ class RectifiedFlow:
         return output if self.prediction == "data" else noisy - sigma * output
 
     @torch.no_grad()
+    def predictions(
+        self,
+        network: Network,
+        noise: Float[Tensor, "b v n z y x"],
+        references: Float[Tensor, "b v n z y x"],
+        reference_mask: Bool[Tensor, "b v n"],
+        text: Float[Tensor, "b l d"] | None = None,
+        steps: int = 8,
+        guidance: float = 1.0,
+    ) -> Iterator[Float[Tensor, "b v n z y x"]]:
+        """Mean predictions of the clean grid along the Euler path from noise, one a network evaluation.
+
+        The first is the mean given pure noise, the last is the sample: the last step goes all the way to it.
+
+        Args:
+            noise: Unit Gaussian.
+            references: Clean latents under `reference_mask`, which every prediction repeats.
+            steps: Network evaluations (twice as many with guidance).
+        """
+        sigmas = sampling_sigmas(steps, self.shift).tolist()
+        x = noise
+        for sigma, following in zip(sigmas, sigmas[1:]):
+            clean = self.denoise(network, x, sigma, references, reference_mask, text, guidance)
+            x = clean + (x - clean) * (following / sigma)
+            yield torch.where(reference_mask[..., None, None, None], references, clean)
+
     def sample(
         self,
         network: Network,
@@ -136,24 +163,10 @@ class RectifiedFlow:
         text: Float[Tensor, "b l d"] | None = None,
         steps: int = 8,
         guidance: float = 1.0,
-        progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "b v n z y x"]:
-        """Euler steps from noise to a grid whose reference latents are the given ones.
-
-        Args:
-            noise: Unit Gaussian.
-            references: Clean latents under `reference_mask`.
-            steps: Network evaluations (twice as many with guidance).
-            progress: Called with the number of steps done.
-        """
-        sigmas = sampling_sigmas(steps, self.shift).tolist()
-        x = noise
-        for k, (sigma, following) in enumerate(zip(sigmas, sigmas[1:])):
-            clean = self.denoise(network, x, sigma, references, reference_mask, text, guidance)
-            x = clean + (x - clean) * (following / sigma)
-            if progress is not None:
-                progress(k + 1)
-        return torch.where(reference_mask[..., None, None, None], references, x)
+        """The last of `predictions`: a grid whose reference latents are the given ones."""
+        path = self.predictions(network, noise, references, reference_mask, text, steps, guidance)
+        return deque(path, maxlen=1)[0]
 
 
 def latent_reference_mask(reference: Bool[Tensor, "b v t"]) -> Bool[Tensor, "b v n"]:

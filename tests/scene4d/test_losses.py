@@ -114,3 +114,11 @@ def test_trunk_knows_a_photo():
         scores = network(weights.transforms()(photo)[None])[0].softmax(0)
     best = {weights.meta["categories"][i] for i in scores.topk(2).indices}
     assert best == {"stupa", "dome"}
+
+
+def test_remembered_features_are_those_of_the_images_given(perceptual):
+    a, b, truth = pictures(3), pictures(4)[:3], pictures(5)[:3]
+    expected = [perceptual(x, y) for x, y in ((a, truth), (b, truth), (b, a))]  # with gradients: not kept
+    with torch.no_grad():
+        for first, second in zip(expected, (perceptual(x, y) for x, y in ((a, truth), (b, truth), (b, a)))):
+            assert torch.equal(first, second)

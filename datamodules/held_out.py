@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -31,12 +32,15 @@ class HeldOutBatches(IterableDataset):
         read: Turns raw members into a batch of one.
         batch_size: Samples a batch; the last may be smaller.
         seed: Of the random choices.
+        most: Only the first so many samples; None = all.
     """
 
-    def __init__(self, name: str, urls: Sequence[str], read: Read, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, name: str, urls: Sequence[str], read: Read, batch_size: int, seed: int, most: int | None = None
+    ) -> None:
         super().__init__()
         self.name, self.urls, self.read = name, list(urls), read
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.most = batch_size, seed, most
         self.rank, self.ranks = 0, 1
 
     def __iter__(self) -> Iterator[SceneBatch | str]:
@@ -65,7 +69,8 @@ class HeldOutBatches(IterableDataset):
 
     def _own(self) -> Iterator[Members]:
         count, repeated = 0, Members()
-        for members in (sample for url in self.urls for sample in read_shard(url)):
+        samples = (sample for url in self.urls for sample in read_shard(url))
+        for members in islice(samples, self.most):
             if count % self.ranks == self.rank:
                 yield members
             if count % self.ranks == self.rank or count < self.rank:
@@ -94,7 +99,8 @@ class HeldOutLoader:
         if self._count is None:
             if any(is_remote(url) for url in self.dataset.urls):
                 raise TypeError(f"the number of samples of source {self.dataset.name!r} is unknown")
-            self._count = sum(_count(url) for url in self.dataset.urls)
+            count = sum(_count(url) for url in self.dataset.urls)
+            self._count = count if self.dataset.most is None else min(count, self.dataset.most)
         own = -(-self._count // rank_and_world()[1])
         return -(-own // self.dataset.batch_size)
 

@@ -36,9 +36,12 @@ class SceneDataModule(LightningDataModule):
         depth: Whether to read depth where it is stored.
         cache_mb: Memory for decoded views, megabytes for each source and worker.
         seed: Decides the order of the samples and all random choices.
+        val_scenes: At most so many held-out scenes of each source in validation and test, the first ones; for some
+            sources only, a mapping from their names. None = all.
 
     Raises:
-        ValueError: The size is not a multiple of 8, or two sources of a list share a name.
+        ValueError: The size is not a multiple of 8, two sources of a list share a name, or `val_scenes` names
+            a source that `val` does not have.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class SceneDataModule(LightningDataModule):
         depth: bool = True,
         cache_mb: float = 256.0,
         seed: int = 0,
+        val_scenes: int | dict[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.size = _checked_size(size)
@@ -64,6 +68,7 @@ class SceneDataModule(LightningDataModule):
             if len(set(names)) < len(names):
                 raise ValueError(f"source names must be unique, got {names}")
         self.train, self.val, self.predict = train, val, predict
+        self.val_scenes = _limits(val_scenes, [source.name for source in val])
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers, self.val_num_workers = num_workers, val_num_workers
         self.depth, self.cache_mb, self.seed = depth, cache_mb, seed
@@ -116,6 +121,7 @@ class SceneDataModule(LightningDataModule):
                     self._reader(source),
                     self.val_batch_size,
                     self.seed,
+                    self.val_scenes.get(source.name) if part == "val" else None,
                 ),
                 self.val_num_workers,
             )
@@ -127,6 +133,18 @@ class SceneDataModule(LightningDataModule):
 
     def _size(self, source: Source) -> tuple[int, int]:
         return self.size if source.size is None else _checked_size(source.size)
+
+
+def _limits(scenes: int | dict[str, int] | None, names: Sequence[str]) -> dict[str, int]:
+    if scenes is None:
+        return {}
+    limits = scenes if isinstance(scenes, dict) else dict.fromkeys(names, scenes)
+    for name, count in limits.items():
+        if name not in names or count < 1:
+            raise ValueError(
+                f"val_scenes gives {name!r} {count} scenes; sources of val are {', '.join(names)}"
+            )
+    return limits
 
 
 def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:

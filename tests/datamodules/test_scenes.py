@@ -103,6 +103,27 @@ def test_validation_sees_every_scene_once_in_order(folder, workers):
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize(
+    "limit, expected", [(3, [3, 3]), ({"objects": 3}, [3, 4]), ({"objects": 99}, [6, 4])]
+)
+def test_the_first_held_out_scenes_alone(folder, limit, expected):
+    def keys(module):
+        module.setup("validate")
+        loaders = module.val_dataloader()
+        taken = [[key for batch in loader for key in batch.keys] for loader in loaders]
+        assert [len(loader) for loader in loaders] == [-(-len(found) // 2) for found in taken]
+        return taken
+
+    limited, whole = keys(data_module(folder, val_scenes=limit)), keys(data_module(folder))
+    assert limited == [found[:count] for found, count in zip(whole, expected)]
+
+
+@pytest.mark.parametrize("limit", [0, {"objects": 0}, {"onjects": 3}])
+def test_a_senseless_limit_of_held_out_scenes_is_named(folder, limit):
+    with pytest.raises(ValueError, match="val_scenes gives 'o.jects'"):
+        data_module(folder, val_scenes=limit)
+
+
 def test_held_out_batches_are_the_same_at_every_run(folder):
     data = data_module(folder)
     data.setup("test")

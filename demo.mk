@@ -1,29 +1,41 @@
 # make demo: the main job, a step a file. An interrupted run goes on where it stopped, inside a training too;
 # a finished run prints its table again; `make clean-demo` starts over.
+# Two steps run beside each other: the diffusion model on the screen, the others into outputs/demo/logs/.
 DEMO := outputs/demo
 WEIGHTS := assets/small/weights
 SHARDS := assets/small/shards
 RUN := $(PY) -W ignore main.py
 # optimizer steps of the four trainings
-STEPS_1 ?= 120
-STEPS_2 ?= 50
-STEPS_STATIC ?= 60
-STEPS_DYNAMIC ?= 30
-# batches of 8 held-out scenes a source that are scored
-SCORED ?= 2
+STEPS_1 ?= 60
+STEPS_2 ?= 30
+STEPS_STATIC ?= 40
+STEPS_DYNAMIC ?= 20
+# held-out scenes that are scored: animated objects, each of the other sources, rooms for reconstruction
+OBJECTS ?= 16
+OTHERS ?= 8
+ROOMS ?= 16
 SCENE ?= 0
+JOBS ?= 2
+CORES := $(shell nproc)
 
 .PHONY: demo clean-demo
-demo: $(DEMO)/metrics.json
-	$(PY) -m scene4d.report --output $(DEMO)/metrics.json --made $(DEMO)/grid.mp4 $(DEMO)/orbit.mp4 \
+demo: venv
+	@OMP_NUM_THREADS=$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) )) NUMBA_NUM_THREADS=$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) )) \
+	    $(MAKE) --no-print-directory --jobs=$(JOBS) $(DEMO)/metrics.json
+	@$(PY) -m scene4d.report --output $(DEMO)/metrics.json --made $(DEMO)/grid.mp4 $(DEMO)/orbit.mp4 \
 	    $(DEMO)/viewer.html $(DEMO)/frames $(DEMO)/shipped/grid.mp4 $(DEMO)/shipped/viewer.html
 
 clean-demo:
 	rm -rf $(DEMO)
 
 $(DEMO)/started: | venv
-	mkdir -p $(DEMO)
-	date +%s > $@
+	@mkdir -p $(DEMO)/logs
+	@date +%s > $@
+
+# a step that runs beside others: a line on the screen, the rest into its log, which is shown if it fails
+BESIDE = echo "$@: see $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log" && $(RUN)
+INTO_LOG = > $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log 2>&1 || \
+    { tail -n 30 $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log; exit 1; }
 
 # the two videos a user would bring: what moves, and what it looks like from elsewhere
 $(DEMO)/references/fixed_view.mp4: $(DEMO)/started
@@ -33,7 +45,8 @@ $(DEMO)/references/fixed_view.mp4: $(DEMO)/started
 # 1. the 4D video diffusion: the self-attention of the base video model, through both durations
 $(DEMO)/diffusion_stage1/diffusion.safetensors: $(DEMO)/started
 	$(RUN) fit --config configs/small/diffusion_stage1.yaml --ckpt_path last \
-	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_1) --trainer.val_check_interval $(STEPS_1) \
+	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_1) \
+	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
 	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_1)
 $(DEMO)/diffusion_stage2/diffusion.safetensors: $(DEMO)/diffusion_stage1/diffusion.safetensors
 	$(RUN) fit --config configs/small/diffusion_stage2.yaml --ckpt_path last \
@@ -42,13 +55,14 @@ $(DEMO)/diffusion_stage2/diffusion.safetensors: $(DEMO)/diffusion_stage1/diffusi
 	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]'
 
 # 2. its scores on held-out scenes, beside those of the committed weights
-SCORE_GRIDS = $(RUN) validate --config configs/small/diffusion_stage2.yaml --config configs/evaluation/diffusion.yaml \
-    --trainer.default_root_dir $(@D) --trainer.limit_val_batches $(SCORED)
+SCORE_GRIDS = validate --config configs/small/diffusion_stage2.yaml --config configs/evaluation/diffusion.yaml \
+    --trainer.default_root_dir $(@D) --data.init_args.val_scenes \
+    '{objects: $(OBJECTS), physics: $(OTHERS), homography: $(OTHERS), static: $(OTHERS)}'
 $(DEMO)/scores/diffusion.json: $(DEMO)/diffusion_stage2/diffusion.safetensors
-	$(SCORE_GRIDS) --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]'
+	$(RUN) $(SCORE_GRIDS) --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]'
 $(DEMO)/shipped/diffusion.json: $(DEMO)/started
-	$(SCORE_GRIDS) --model.init_args.evaluation.baselines false --model.init_args.initial_weights \
-	    '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]'
+	@$(BESIDE) $(SCORE_GRIDS) --model.init_args.evaluation.baselines false --model.init_args.initial_weights \
+	    '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]' $(INTO_LOG)
 
 # 3. from the two videos to the whole view x time grid
 $(DEMO)/grid.safetensors: $(DEMO)/diffusion_stage2/diffusion.safetensors $(DEMO)/references/fixed_view.mp4
@@ -60,51 +74,52 @@ $(DEMO)/grid.safetensors: $(DEMO)/diffusion_stage2/diffusion.safetensors $(DEMO)
 
 # ... and the same by the committed weights, which trained for longer
 $(DEMO)/shipped/grid.safetensors: $(DEMO)/references/fixed_view.mp4
-	$(RUN) predict --config configs/small/diffusion_stage2.yaml --config configs/evaluation/predict_grid.yaml \
+	@$(BESIDE) predict --config configs/small/diffusion_stage2.yaml --config configs/evaluation/predict_grid.yaml \
 	    --trainer.default_root_dir $(@D) \
 	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]' \
 	    --data.init_args.fixed_view $(DEMO)/references/fixed_view.mp4 \
-	    --data.init_args.freeze_time $(DEMO)/references/freeze_time.mp4
+	    --data.init_args.freeze_time $(DEMO)/references/freeze_time.mp4 $(INTO_LOG)
 
 # 4. the reconstructor: static stage, then dynamic stage
 $(DEMO)/reconstruction_static/reconstruction_static.safetensors: $(DEMO)/started
-	$(RUN) fit --config configs/small/reconstruction_static.yaml --data configs/data/small_reconstruction_static.yaml \
+	@$(BESIDE) fit --config configs/small/reconstruction_static.yaml --data configs/data/small_reconstruction_static.yaml \
 	    --ckpt_path last --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_STATIC) \
 	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
 	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_STATIC) \
-	    --model.init_args.lr_scheduler.init_args.warmup_steps 5
+	    --model.init_args.lr_scheduler.init_args.warmup_steps 5 $(INTO_LOG)
 $(DEMO)/reconstruction_dynamic/reconstruction.safetensors: $(DEMO)/reconstruction_static/reconstruction_static.safetensors
-	$(RUN) fit --config configs/small/reconstruction_dynamic.yaml --data configs/data/small_reconstruction_dynamic.yaml \
+	@$(BESIDE) fit --config configs/small/reconstruction_dynamic.yaml --data configs/data/small_reconstruction_dynamic.yaml \
 	    --ckpt_path last --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_DYNAMIC) \
 	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
 	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_DYNAMIC) \
 	    --model.init_args.lr_scheduler.init_args.warmup_steps 5 \
-	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $<]'
+	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $<]' $(INTO_LOG)
 
-SCORE_VIEWS = $(RUN) validate --config configs/small/reconstruction_dynamic.yaml \
-    --config configs/evaluation/reconstruction.yaml --trainer.default_root_dir $(@D)
+SCORE_VIEWS = validate --config configs/small/reconstruction_dynamic.yaml \
+    --config configs/evaluation/reconstruction.yaml --trainer.default_root_dir $(@D) \
+    --data.init_args.val_scenes $(ROOMS)
 $(DEMO)/scores/reconstruction.json: $(DEMO)/reconstruction_dynamic/reconstruction.safetensors
-	$(SCORE_VIEWS) --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $<]'
+	@$(BESIDE) $(SCORE_VIEWS) --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $<]' $(INTO_LOG)
 $(DEMO)/shipped/reconstruction.json: $(DEMO)/started
-	$(SCORE_VIEWS) --model.init_args.initial_weights \
-	    '[$(WEIGHTS)/geometry.safetensors, $(WEIGHTS)/reconstruction.safetensors]'
+	@$(BESIDE) $(SCORE_VIEWS) --model.init_args.initial_weights \
+	    '[$(WEIGHTS)/geometry.safetensors, $(WEIGHTS)/reconstruction.safetensors]' $(INTO_LOG)
 
 # 5. from the generated grid to cameras and Gaussians of every timestep
 $(DEMO)/viewer.html: $(DEMO)/grid.safetensors $(DEMO)/reconstruction_dynamic/reconstruction.safetensors
-	$(RUN) predict --config configs/small/reconstruction_dynamic.yaml \
+	@$(BESIDE) predict --config configs/small/reconstruction_dynamic.yaml \
 	    --config configs/evaluation/predict_gaussians.yaml --trainer.default_root_dir $(DEMO) \
 	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $(word 2,$^)]' \
-	    --data.init_args.paths '[$<]'
+	    --data.init_args.paths '[$<]' $(INTO_LOG)
 
 $(DEMO)/shipped/viewer.html: $(DEMO)/shipped/grid.safetensors
-	$(RUN) predict --config configs/small/reconstruction_dynamic.yaml \
+	@$(BESIDE) predict --config configs/small/reconstruction_dynamic.yaml \
 	    --config configs/evaluation/predict_gaussians.yaml --trainer.default_root_dir $(@D) \
 	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $(WEIGHTS)/reconstruction.safetensors]' \
-	    --data.init_args.paths '[$<]'
+	    --data.init_args.paths '[$<]' $(INTO_LOG)
 
 # 6. all scores beside their baselines
-$(DEMO)/metrics.json: $(DEMO)/scores/diffusion.json $(DEMO)/shipped/diffusion.json $(DEMO)/scores/reconstruction.json \
-    $(DEMO)/shipped/reconstruction.json $(DEMO)/viewer.html $(DEMO)/shipped/viewer.html
-	$(PY) -m scene4d.report --demo $(DEMO)/scores/diffusion.json $(DEMO)/scores/reconstruction.json \
+$(DEMO)/metrics.json: $(DEMO)/scores/diffusion.json $(DEMO)/viewer.html $(DEMO)/scores/reconstruction.json \
+    $(DEMO)/shipped/diffusion.json $(DEMO)/shipped/reconstruction.json $(DEMO)/shipped/viewer.html
+	@$(PY) -m scene4d.report --demo $(DEMO)/scores/diffusion.json $(DEMO)/scores/reconstruction.json \
 	    --shipped $(DEMO)/shipped/diffusion.json $(DEMO)/shipped/reconstruction.json \
 	    --started $$(cat $(DEMO)/started) --output $@ > /dev/null

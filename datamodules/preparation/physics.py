@@ -27,7 +27,7 @@ from datamodules.preparation.stage import (
     random_lamps,
     random_models,
     reject_near_objects,
-    render_views,
+    render_clip,
 )
 from datamodules.preparation.surfaces import random_surface
 from scene4d.sample_format import SceneSample
@@ -102,23 +102,23 @@ def make_scene(assets: Assets, rng: np.random.Generator, key: str) -> SceneSampl
     c2w, intrinsics = random_cameras(rng, (0.0, 0.0, rng.uniform(0.4, 0.55)), (2.6, 3.4))
     ground = disc(FLOOR_RADIUS, floor.texture, lamps)
 
-    def meshes(frame: int) -> list[Mesh]:
+    def moving(frame: int) -> list[Mesh]:
         placed = zip(models, rotations[frame], positions[frame], scales)
-        return [ground, *(mesh for m, r, p, s in placed for mesh in m.posed(r, p, float(s), lamps))]
+        return [mesh for m, r, p, s in placed for mesh in m.posed(r, p, float(s), lamps)]
 
     for frame in (0, FRAMES // 4, FRAMES // 2, FRAMES - 1):
-        reject_near_objects(meshes(frame), c2w, intrinsics, 0.8)
-    rendered = [render_views(meshes(frame), c2w, intrinsics) for frame in range(FRAMES)]
+        reject_near_objects([ground, *moving(frame)], c2w, intrinsics, 0.8)
+    images, depths = render_clip([ground], [moving(frame) for frame in range(FRAMES)], c2w, intrinsics)
     depth_frames = list(range(0, FRAMES, DEPTH_EVERY))
     labels = [model.entry.label for model in models]
     return SceneSample(
         key=key,
         source="physics",
-        images=np.stack([image for image, _ in rendered], 1),
+        images=images,
         fps=FPS,
         c2w=c2w,
         intrinsics=intrinsics,
-        depths=np.stack([rendered[k][1] for k in depth_frames], 1),
+        depths=depths[:, depth_frames],
         depth_frames=depth_frames,
         caption=f"{phrase(labels)} falling on a {floor.label} floor",
         group="+".join(sorted(model.entry.name for model in models)),

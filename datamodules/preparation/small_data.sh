@@ -31,23 +31,29 @@ if [ ! -d "$furniture" ]; then
     mv "$furniture.tmp" "$furniture"
 fi
 glest=$raw/megaglest-data/usr/share/games/megaglest
-run() { "$python" -m "datamodules.preparation.$@"; }
+workers=$(nproc --all)
+export NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 # a process a core, a thread a process
+minutes() { # NAME COMMAND...: runs it and notes how long it took
+    local name=$1 begin=$SECONDS
+    shift && "$@"
+    echo "$name $(((SECONDS - begin) / 60)) min $(((SECONDS - begin) % 60)) s" >>"$out/minutes.txt"
+}
+make_source() { # COMMAND SPLIT OPTION...
+    minutes "$1-$2" "$python" -m "datamodules.preparation.$1" --output "$out" --split "$2" "${@:3}"
+}
+textures=(--textures "$glest"/tilesets/*/textures)
+for split in val train; do make_source homography $split --packages "$raw/videos"; done
+minutes capture "$python" -m datamodules.preparation.capture --takes "$raw/videos/pose2sim/Pose2Sim/Demo_SinglePerson" --output "$out"
 
-run objects --root "$glest" --output "$out" --split val --scenes 48
-run objects --root "$glest" --output "$out" --split train --scenes 1600
-for split in "val 24" "train 500"; do
-    set -- $split
-    run rooms --root "$glest" --textures "$glest"/tilesets/*/textures --output "$out" --split "$1" --scenes "$2" --crf 14
-done
-for split in "val 24" "train 1000"; do
-    set -- $split
-    run static --root "$furniture" --textures "$glest"/tilesets/*/textures --output "$out" --split "$1" --scenes "$2" --shard-size 50
-done
-for split in "val 24" "train 500"; do
-    set -- $split
-    run physics --root "$furniture" --textures "$glest"/tilesets/*/textures --output "$out" --split "$1" --scenes "$2" --shard-size 25
-done
-for split in val train; do
-    run homography --packages "$raw/videos" --output "$out" --split "$split"
-done
-run capture --takes "$raw/videos/pose2sim/Pose2Sim/Demo_SinglePerson" --output "$out"
+scenes() { # COMMAND VAL TRAIN OPTION...
+    make_source "$1" val --scenes "$2" --workers "$workers" "${@:4}"
+    make_source "$1" train --scenes "$3" --workers "$workers" "${@:4}"
+}
+scenes objects 48 1600 --root "$glest"
+scenes physics 24 500 --root "$furniture" "${textures[@]}" --shard-size 25
+scenes static 24 1000 --root "$furniture" "${textures[@]}" --shard-size 50
+scenes rooms 24 500 --root "$glest" "${textures[@]}" --crf 14
+
+"$python" -m datamodules.preparation.inspect "$out/*.tar" # decodes every sample; fails if one is damaged
+cat "$out/minutes.txt"
+for source in objects physics homography static rooms capture; do du -ch "$out/$source"-*.tar | tail -1 | sed "s/total/$source/"; done

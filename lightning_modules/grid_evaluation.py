@@ -55,8 +55,8 @@ class GridEvaluation:
         if self.baselines:
             self.linear = LinearPredictor(module.encode, module.decode).fit(training_images)
 
-    def add(self, module: VideoDiffusion, batch: SceneBatch) -> None:
-        """Generates and scores one batch of a single source."""
+    def add(self, module: VideoDiffusion, batch: SceneBatch) -> Float[Tensor, "b v t c h w"]:
+        """Generates and scores one batch of a single source; returns the samples."""
         source = batch.source[0]
         reference = torch.zeros_like(batch.reference)
         reference[:, 0], reference[:, :, 0] = True, True
@@ -68,6 +68,7 @@ class GridEvaluation:
             for ours, truth, mask in zip(images, batch.images, reference):
                 white = source in self.white_background
                 self.table.update(source, method, score_grid(ours, truth, mask, self.perceptual, white))
+        return methods["sample"]
 
     def generated(
         self, module: VideoDiffusion, images: Tensor, reference: Tensor, text: Tensor | None
@@ -102,11 +103,11 @@ class GridEvaluation:
         """The block of `metrics.json`: {"diffusion": {source: {"scenes": n, method: {score: mean}}}}."""
         return {"diffusion": self.table.compute()}
 
-    def picture(self, module: VideoDiffusion, batch: SceneBatch, frames: int = 5) -> Float[Tensor, "c h w"]:
-        """Contact sheet of the first scene: reference, generated, truth, copy; a few frames of every view."""
-        images, reference = batch.images[:1], batch.reference[:1]
-        text = None if batch.text is None else batch.text[:1]
-        generated = module.generate(images, reference, text, module.sample_steps)
+    def picture(
+        self, batch: SceneBatch, generated: Float[Tensor, "1 v t c h w"], frames: int = 5
+    ) -> Float[Tensor, "c h w"]:
+        """Contact sheet of one scene: reference, generated, truth, copy; a few frames of every view."""
+        images, reference = batch.images, batch.reference
         given = torch.where(reference[..., None, None, None], images, 0.5)
         chosen = torch.linspace(0, images.shape[2] - 1, min(frames, images.shape[2])).round().long()
         rows = {"reference": given, "generated": generated, "truth": images, "copy": copy_freeze_time(images)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
@@ -121,6 +122,18 @@ class VideoDiffusion(L.LightningModule):
         """Images in [0, 1] to normalised latents, float32."""
         return encode_grid(self.autoencoder, images).float()
 
+    def encode_references(
+        self, images: Float[Tensor, "b v t c h w"], reference: Bool[Tensor, "b v t"]
+    ) -> Float[Tensor, "b v n z y x"]:
+        """Latents of the given frames; the codec is causal, so a view is encoded up to its last given frame only."""
+        given = torch.where(reference[..., None, None, None], images, 1.0)
+        views = []
+        for view, needed in enumerate(latent_reference_mask(reference).any(0)):
+            length = 1 + max(needed.nonzero().flatten().tolist(), default=0)
+            latents = self.encode(given[:, [view], : 4 * length - 3])
+            views.append(F.pad(latents, (0, 0, 0, 0, 0, 0, 0, len(needed) - length)))
+        return torch.cat(views, 1)
+
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b v n z y x"]) -> Float[Tensor, "b v t c h w"]:
         """The inverse of `encode`, images in [0, 1]."""
@@ -170,16 +183,18 @@ class VideoDiffusion(L.LightningModule):
         return losses.mean()
 
     def validation_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> None:
+        name, sample = f"grid_{batch.source[0]}", None
         if not self.fitting:
             _need_images(batch)
-            self.evaluation.add(self, batch)
+            sample = self.evaluation.add(self, batch)
         else:
             self._log_fixed_losses(batch)
-        name = batch.source[0]
-        if f"grid_{name}" not in self.pictures:
+        if name not in self.pictures:
             first = batch.sample(0)
             shown = replace(first, images=self.images(first))
-            self.pictures[f"grid_{name}"] = self.evaluation.picture(self, shown)
+            if sample is None:
+                sample = self.generate(shown.images, shown.reference, shown.text, self.sample_steps)
+            self.pictures[name] = self.evaluation.picture(shown, sample[:1])
 
     test_step = validation_step
 
@@ -248,7 +263,7 @@ class VideoDiffusion(L.LightningModule):
     ) -> Iterator[Float[Tensor, "b v n z y x"]]:
         """The sampler's predictions of the clean grid: the mean from pure noise first, the sample last."""
         mask = latent_reference_mask(reference)
-        latents = self.encode(torch.where(reference[..., None, None, None], images, 1.0))
+        latents = self.encode_references(images, reference)
         return self.flow.predictions(
             self.network, self.noise(latents.shape), latents, mask, text, steps, self.guidance
         )

@@ -10,6 +10,7 @@ import yaml
 from safetensors import safe_open
 
 from main import main
+from scene4d.diffusion.rectified_flow import latent_reference_mask
 from scene4d.grid_format import read_grid
 from scene4d.sample_format import SceneSample, encode_sample, encode_video
 
@@ -102,6 +103,17 @@ def test_a_killed_run_goes_on_with_the_next_batch(trained, shards, tmp_path):
     assert again.trainer.global_step == 4
     for name, value in parameters(again).items():  # same batches, same noise: the same bits
         assert torch.equal(whole[name], value), name
+
+
+def test_references_are_encoded_as_the_whole_grid_would_be(trained):
+    module = trained[1].model
+    images = torch.rand(2, 3, 9, 3, SIZE, SIZE)
+    reference = torch.zeros(2, 3, 9, dtype=torch.bool)
+    reference[:, 0], reference[:, :, 0], reference[1, 2, :5] = True, True, True
+    given = latent_reference_mask(reference)
+    ours, whole = module.encode_references(images, reference), module.encode(images)
+    torch.testing.assert_close(ours[given], whole[given], rtol=1e-4, atol=1e-5)
+    assert ours.shape == whole.shape and ours[:, 1, 1:].abs().max() == 0
 
 
 def test_validate_scores_every_method(trained, shards):

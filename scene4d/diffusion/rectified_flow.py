@@ -5,7 +5,6 @@ x_sigma = (1 - sigma) x + sigma eps, velocity = eps - x (Liu et al. 2022, Eq. 1)
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -153,20 +152,6 @@ class RectifiedFlow:
             clean = self.denoise(network, x, sigma, references, reference_mask, text, guidance)
             x = clean + (x - clean) * (following / sigma)
             yield torch.where(reference_mask[..., None, None, None], references, clean)
-
-    def sample(
-        self,
-        network: Network,
-        noise: Float[Tensor, "b v n z y x"],
-        references: Float[Tensor, "b v n z y x"],
-        reference_mask: Bool[Tensor, "b v n"],
-        text: Float[Tensor, "b l d"] | None = None,
-        steps: int = 8,
-        guidance: float = 1.0,
-    ) -> Float[Tensor, "b v n z y x"]:
-        """The last of `predictions`: a grid whose reference latents are the given ones."""
-        path = self.predictions(network, noise, references, reference_mask, text, steps, guidance)
-        return deque(path, maxlen=1)[0]
 
 
 def latent_reference_mask(reference: Bool[Tensor, "b v t"]) -> Bool[Tensor, "b v n"]:

@@ -52,9 +52,8 @@ def test_a_perfect_network_has_no_loss_and_samples_the_data(prediction):
         return (noisy - x) / sigmas.view(-1, 1, 1, 1, 1, 1).clamp(min=1e-6)
 
     assert flow.loss(perfect, x, mask).max() < 1e-6
-    torch.testing.assert_close(
-        flow.sample(perfect, torch.randn_like(x), x, mask, steps=5), x, atol=1e-4, rtol=0
-    )
+    *_, sample = flow.predictions(perfect, torch.randn_like(x), x, mask, steps=5)
+    torch.testing.assert_close(sample, x, atol=1e-4, rtol=0)
 
 
 def test_references_do_not_count_in_the_loss_and_are_fed_clean():
@@ -89,12 +88,27 @@ def test_velocity_and_data_losses_agree_above_the_floor():
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_samples_keep_the_given_references():
+def test_every_prediction_keeps_the_given_references():
     x, mask = grid(), corner_mask()
-    out = RectifiedFlow().sample(
-        lambda noisy, *rest: torch.zeros_like(noisy), torch.randn_like(x), x, mask, steps=2
+    path = list(
+        RectifiedFlow().predictions(lambda noisy, *rest: 0 * noisy, torch.randn_like(x), x, mask, steps=2)
     )
-    assert torch.equal(out[mask], x[mask])
+    assert len(path) == 2 and all(torch.equal(out[mask], x[mask]) for out in path)
+
+
+def test_steps_follow_the_euler_formula():
+    """Against the ten lines of the formula, velocity form; the first prediction is the mean from pure noise."""
+    x, noise, nothing = grid(), torch.randn(grid().shape), torch.zeros_like(corner_mask())
+
+    def velocity(noisy, sigmas, *rest):
+        return torch.tanh(noisy) * sigmas.view(-1, 1, 1, 1, 1, 1)
+
+    path = list(RectifiedFlow(shift=3.0).predictions(velocity, noise, x, nothing, steps=4))
+    state, sigmas = noise, sampling_sigmas(4, 3.0)
+    for sigma, following in zip(sigmas, sigmas[1:]):
+        state = state + (following - sigma) * velocity(state, sigma.expand(len(x)))
+    torch.testing.assert_close(path[-1], state)
+    torch.testing.assert_close(path[0], noise - velocity(noise, torch.ones(len(x))))
 
 
 def test_guidance_extrapolates_from_the_empty_caption():

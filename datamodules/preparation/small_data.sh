@@ -49,9 +49,9 @@ scenes() { # COMMAND VAL TRAIN OPTION...
     make_source "$1" val --scenes "$2" --workers "$workers" "${@:4}"
     make_source "$1" train --scenes "$3" --workers "$workers" "${@:4}"
 }
-scenes objects 48 1600 --root "$glest"
-scenes physics 24 500 --root "$furniture" "${textures[@]}" --shard-size 25
-scenes static 24 1000 --root "$furniture" "${textures[@]}" --shard-size 50
+scenes objects 48 600 --root "$glest"
+scenes physics 24 300 --root "$furniture" "${textures[@]}" --shard-size 25
+scenes static 24 200 --root "$furniture" "${textures[@]}" --shard-size 50
 scenes rooms 24 500 --root "$glest" "${textures[@]}" --crf 14
 
 "$python" -m datamodules.preparation.inspect "$out/*.tar" # decodes every sample; fails if one is damaged

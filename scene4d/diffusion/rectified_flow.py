@@ -44,7 +44,8 @@ class RectifiedFlow:
         logit_mean: Training noise levels are sigmoid(normal(logit_mean, logit_std)).
         logit_std: See `logit_mean`.
         pure_noise: Fraction of training samples at sigma = 1, where sampling starts.
-        shift: Shift of the noise levels, in training and sampling.
+        shift: Shift of the noise levels in training.
+        sampling_shift: Shift of the sampler's noise levels; below 1 more steps go to small noise. None = `shift`.
         sigma_floor: Lower bound of sigma where "data" predictions become velocities in the loss.
     """
 
@@ -54,6 +55,7 @@ class RectifiedFlow:
     logit_std: float = 1.0
     pure_noise: float = 0.0
     shift: float = 1.0
+    sampling_shift: float | None = None
     sigma_floor: float = 0.3
 
     def __post_init__(self) -> None:
@@ -146,7 +148,8 @@ class RectifiedFlow:
             references: Clean latents under `reference_mask`, which every prediction repeats.
             steps: Network evaluations (twice as many with guidance).
         """
-        sigmas = sampling_sigmas(steps, self.shift).tolist()
+        shift = self.shift if self.sampling_shift is None else self.sampling_shift
+        sigmas = sampling_sigmas(steps, shift).tolist()
         x = noise
         for sigma, following in zip(sigmas, sigmas[1:]):
             clean = self.denoise(network, x, sigma, references, reference_mask, text, guidance)

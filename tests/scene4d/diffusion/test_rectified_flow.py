@@ -96,14 +96,15 @@ def test_every_prediction_keeps_the_given_references():
     assert len(path) == 2 and all(torch.equal(out[mask], x[mask]) for out in path)
 
 
-def test_steps_follow_the_euler_formula():
+@pytest.mark.parametrize("options", [{"shift": 3.0}, {"shift": 5.0, "sampling_shift": 3.0}])
+def test_steps_follow_the_euler_formula(options):
     """Against the ten lines of the formula, velocity form; the first prediction is the mean from pure noise."""
     x, noise, nothing = grid(), torch.randn(grid().shape), torch.zeros_like(corner_mask())
 
     def velocity(noisy, sigmas, *rest):
         return torch.tanh(noisy) * sigmas.view(-1, 1, 1, 1, 1, 1)
 
-    path = list(RectifiedFlow(shift=3.0).predictions(velocity, noise, x, nothing, steps=4))
+    path = list(RectifiedFlow(**options).predictions(velocity, noise, x, nothing, steps=4))
     state, sigmas = noise, sampling_sigmas(4, 3.0)
     for sigma, following in zip(sigmas, sigmas[1:]):
         state = state + (following - sigma) * velocity(state, sigma.expand(len(x)))

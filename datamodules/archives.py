@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import IO, Any
 
 import fsspec
 import webdataset as wds
+
+from datamodules.tar_files import tar_files
 
 Members = dict[str, bytes]
 
@@ -72,40 +73,10 @@ def read_archive(url: str, retry: bool = True) -> Iterator[Members]:
 
 def _files(url: str) -> Iterator[dict[str, Any]]:
     """Files of an archive, as webdataset's grouping takes them; the empty one ends the last sample."""
-    with open_shard(url) as stream, tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
-        while header := tar.next():
-            content = tar.extractfile(header) if header.isreg() else None
-            if content is not None:
-                yield {"fname": header.name, "data": content.read(), "__url__": url}
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-        _check_rest(tar)
+    with open_shard(url) as stream:
+        for name, content in tar_files(stream):
+            yield {"fname": name, "data": content, "__url__": url}
     yield {}
-
-
-def _check_rest(tar: tarfile.TarFile) -> None:
-    """After the end marker only zeros may follow; else zeros written over a header would pass for the end."""
-    while rest := tar.fileobj.read(1 << 16):
-        if rest.count(0) < len(rest):
-            raise tarfile.ReadError("data after the end marker: the archive is damaged")
-
-
-class _Header(tarfile.TarInfo):
-    """A header that refuses damage. tarfile takes a damaged or missing header, except the first, for the end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        """Parses a header block.
-
-        Raises:
-            tarfile.ReadError: Neither a header nor the end marker.
-        """
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if buf and buf.count(0) == len(buf) == tarfile.BLOCKSIZE:  # the end marker
-                raise
-            problem = str(error) if buf else "no end marker, the archive is cut off"
-            raise tarfile.ReadError(problem) from error
 
 
 class _CommandOutput(io.RawIOBase):

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from datamodules.carry_over import carry_over
+from datamodules.changed_shards import begin_new_pass, fingerprint
 from datamodules.mixture import MixedBatches
 from datamodules.problems import ProblemLog
 from scene4d.types import SceneBatch
@@ -34,7 +35,8 @@ class ResumableLoader:
 
     With another number of ranks or workers than saved, the place is carried over (`carry_over`): the shares stay
     exact, no sample of the running pass is seen twice, and a warning says what is left out of that pass. With
-    other sources, they start from the beginning, with a warning.
+    other sources, they start from the beginning, with a warning. A source whose list of shards has changed begins
+    a new pass over the new list, with a warning; the shares and the other sources go on as if nothing had happened.
 
     Args:
         batches: The mixture.
@@ -81,7 +83,7 @@ class ResumableLoader:
         ranks: list[dict[str, Any]] = [own] * world
         if world > 1:
             dist.all_gather_object(ranks, own)
-        return {"sources": self._sources(), "ranks": ranks}
+        return {"sources": self._sources(), "shard_lists": self._shard_lists(), "ranks": ranks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes this rank's part of a saved state."""
@@ -94,10 +96,31 @@ class ResumableLoader:
             return
         rank, world = rank_and_world()
         ranks, workers = state["ranks"], len(self._states)
+        places = [place for item in ranks for place in item["workers"]]
+        if any(places):
+            places = self._with_new_passes(places, state.get("shard_lists", self._shard_lists()), rank)
         if len(ranks) == world and len(ranks[0]["workers"]) == workers:
-            self._taken, self._states = ranks[rank]["taken"], list(ranks[rank]["workers"])
+            self._taken, self._states = ranks[rank]["taken"], places[rank * workers : (rank + 1) * workers]
             return
-        self._carry_over([state for item in ranks for state in item["workers"]], len(ranks), world, rank)
+        self._carry_over(places, len(ranks), world, rank)
+
+    def _with_new_passes(
+        self, places: list[dict[str, Any] | None], saved: list[str], rank: int
+    ) -> list[dict[str, Any] | None]:
+        """The saved places, at a new pass of every source whose list of shards has changed."""
+        for number, (name, before, now) in enumerate(zip(self._sources(), saved, self._shard_lists())):
+            if before == now:
+                continue
+            places = begin_new_pass(places, number, len(saved), before, now)
+            if rank == 0:
+                log.warning(
+                    "source %r has another list of shards than when the data state was saved (%s, before %s): "
+                    "it begins a new pass over all of them",
+                    name,
+                    now,
+                    before,
+                )
+        return places
 
     def _carry_over(self, saved: list[dict[str, Any] | None], ranks: int, world: int, rank: int) -> None:
         workers = len(self._states)
@@ -116,6 +139,9 @@ class ResumableLoader:
             workers,
             "; ".join(parts) or "nothing",
         )
+
+    def _shard_lists(self) -> list[str]:
+        return [fingerprint(ingredient.urls) for ingredient in self.dataset.ingredients]
 
     def _sources(self) -> list[str]:
         return [ingredient.name for ingredient in self.dataset.ingredients]

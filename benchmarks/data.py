@@ -4,6 +4,8 @@
 
 Decoding alone and the whole pipeline (reading, shuffling, selection, decoding, resizing, augmentation, collation)
 take turns in one process on the same samples, so that a busy machine slows both. No decoded view is kept.
+The last row is the mixture: times and sizes weighted by the shares of the sources, so that its ratio is that of the
+samples a second of both. From it follows what a cluster would need.
 """
 
 from __future__ import annotations
@@ -32,9 +34,12 @@ from scene4d.sample_format import decode_sample, read_meta
 logger = logging.getLogger(__name__)
 
 
+STEP_SECONDS = (1.0, 5.0, 20.0)
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Of one source.
+    """Of one source, or of the mixture.
 
     Attributes:
         name: Of the source.
@@ -53,6 +58,11 @@ class Measured:
         """Samples a second of the whole pipeline over those of decoding alone."""
         return self.decoding / self.seconds
 
+    def log(self) -> None:
+        """Logs a row of the table."""
+        times = f"{1e3 * self.seconds:8.2f}  {1e3 * self.decoding:11.2f}"
+        logger.info("%-12s %s  %5.2f  %11.3f", self.name, times, self.ratio, self.megabytes)
+
 
 def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     """Measures every training source of a data config and logs a table."""
@@ -63,15 +73,40 @@ def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     parser.add_argument("--config", type=Path, default=Path("configs/data/small_grid_stage1.yaml"))
     parser.add_argument("--samples", type=int, default=48, help="a source and round")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
+    parser.add_argument(
+        "--batch", type=int, default=96, help="of the whole cluster; the paper's is 96 on 48 GPUs"
+    )
+    parser.add_argument(
+        "--step_seconds", type=float, nargs="*", default=STEP_SECONDS, help="assumed, nothing measures them"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # as in a data worker
     data = _data_module(options.config)
     measured = [measure(source, data, options.samples, options.rounds) for source in data.train]
+    whole = mixture(measured, [source.weight for source in data.train])
     logger.info("source       whole ms  decoding ms  ratio  MB a sample")
-    for row in measured:
-        times = f"{1e3 * row.seconds:8.2f}  {1e3 * row.decoding:11.2f}"
-        logger.info("%-12s %s  %5.2f  %11.3f", row.name, times, row.ratio, row.megabytes)
-    return measured
+    for row in [*measured, whole]:
+        row.log()
+    _log_needs(whole, options.batch, options.step_seconds)
+    return [*measured, whole]
+
+
+def mixture(measured: Sequence[Measured], weights: Sequence[float]) -> Measured:
+    """A sample of the mixture on average."""
+    average = {
+        name: sum(weight * getattr(row, name) for weight, row in zip(weights, measured)) / sum(weights)
+        for name in ("seconds", "decoding", "megabytes")
+    }
+    return Measured("mixture", **average)
+
+
+def _log_needs(sample: Measured, batch: int, step_seconds: Sequence[float]) -> None:
+    """Logs what feeding a cluster takes, if its steps take so long."""
+    logger.info("needed for a batch of %d\nstep s  samples/s    MB/s  cores", batch)
+    for step in step_seconds:
+        rate = batch / step
+        needs = (step, rate, rate * sample.megabytes, rate * sample.seconds)
+        logger.info("%6.1f  %9.1f  %6.1f  %5.2f", *needs)
 
 
 def measure(source: Source, data: SceneDataModule, samples: int, rounds: int) -> Measured:

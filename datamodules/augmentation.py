@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -41,25 +42,32 @@ class GridAugmentation:
 
     def apply(self, batch: SceneBatch, rng: Random) -> SceneBatch:
         """Augments a batch, every scene of it in the same way. Images may be bytes; changed colours are floats."""
-        if rng.random() < self.flip:
-            batch = flip(batch)
+        mirrored = rng.random() < self.flip
         order = [0, 1, 2]
         if rng.random() < self.permute_channels:
             rng.shuffle(order)
         gamma = (1 + self.gamma) ** rng.uniform(-1, 1)
         gains = torch.tensor([(1 + self.gain) ** rng.uniform(-1, 1) for _ in order])
         if order == [0, 1, 2] and gamma == 1 and bool((gains == 1).all()):
-            return batch
-        images = batch.images if order == [0, 1, 2] else batch.images[:, :, :, order]
-        if images.dtype != torch.uint8:
-            return replace(batch, images=change_colors(images, gamma, gains, self.keep_white))
-        levels = (torch.arange(256) / 255).expand(1, 1, 1, 3, 1, 256)
-        table = change_colors(levels, gamma, gains, self.keep_white)[0, 0, 0, :, 0]
-        return replace(batch, images=map_levels(images, table))
+            return flip(batch) if mirrored else batch
+        if batch.images.dtype == torch.uint8:
+            levels = (torch.arange(256) / 255).expand(1, 1, 1, 3, 1, 256)
+            table = change_colors(levels, gamma, gains, self.keep_white)[0, 0, 0, :, 0]
+            images = map_levels(batch.images, table, order, mirrored)
+        else:
+            images = batch.images.flip(-1) if mirrored else batch.images
+            images = images if order == [0, 1, 2] else images[:, :, :, order]
+            images = change_colors(images, gamma, gains, self.keep_white)
+        return replace(flip_geometry(batch) if mirrored else batch, images=images)
 
 
 def flip(batch: SceneBatch) -> SceneBatch:
-    """Mirrors a scene left to right: images, depth, and cameras.
+    """Mirrors a scene left to right: images, depth, and cameras."""
+    return replace(flip_geometry(batch), images=batch.images.flip(-1))
+
+
+def flip_geometry(batch: SceneBatch) -> SceneBatch:
+    """Mirrors depth and cameras, not the images.
 
     With M = diag(-1, 1, 1, 1) applied to the world and to every camera, c2w becomes M c2w M (still a
     rotation), and a pixel x goes to w - x, so the principal point goes to w - cx.
@@ -71,7 +79,7 @@ def flip(batch: SceneBatch) -> SceneBatch:
         intrinsics[..., 0, 2] = batch.images.shape[-1] - intrinsics[..., 0, 2]
         cameras = Cameras(mirror @ cameras.c2w @ mirror, intrinsics)
     depths = None if batch.depths is None else batch.depths.flip(-1)
-    return replace(batch, images=batch.images.flip(-1), cameras=cameras, depths=depths)
+    return replace(batch, cameras=cameras, depths=depths)
 
 
 def change_colors(
@@ -85,17 +93,29 @@ def change_colors(
 
 
 def map_levels(
-    images: UInt8[Tensor, "b v t c h w"], table: Float[Tensor, "c 256"]
+    images: UInt8[Tensor, "b v t c h w"],
+    table: Float[Tensor, "c 256"],
+    order: Sequence[int] = (0, 1, 2),
+    mirrored: bool = False,
 ) -> Float[Tensor, "b v t c h w"]:
     """Replaces level k of channel c by `table[c, k]`: a byte has 256 powers, an image has many more pixels.
 
-    Plane by plane: numpy widens the bytes to indices, which then fit in the cache.
+    Plane by plane: the bytes widened to indices then fit in the cache.
+
+    Args:
+        images: Bytes, read as they lie: no copy of them is made.
+        table: New levels.
+        order: Channel c of the result is made of channel `order[c]`.
+        mirrored: Whether the result is mirrored left to right.
     """
     mapped = torch.empty(images.shape)
-    frames = zip(images.flatten(0, 2).numpy(), mapped.flatten(0, 2).numpy())
-    for frame, target in frames:
-        for plane, levels, out in zip(frame, table.numpy(), target):
-            np.take(levels, plane, out=out, mode="clip")
+    target, levels = mapped.numpy(), table.numpy()
+    stored = images.numpy()[..., ::-1] if mirrored else images.numpy()
+    indices = np.empty(images.shape[4:], np.intp)
+    for place in np.ndindex(images.shape[:3]):
+        for channel, source in enumerate(order):
+            indices[...] = stored[place][source]
+            levels[channel].take(indices, out=target[place][channel], mode="clip")
     return mapped
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from random import Random
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -88,7 +89,8 @@ class HomographyViews:
     ) -> Float[Tensor, "v t c height width"]:
         """Renders views of a video, each by one bilinear resampling.
 
-        A video over twice as large as its views is box-averaged first, against aliasing.
+        A video over twice as large as its views is box-averaged first, against aliasing. Its frames and channels
+        go through one sampling grid a view, whose weights are then computed once.
 
         Args:
             video: In [0, 1].
@@ -100,10 +102,9 @@ class HomographyViews:
         video = F.avg_pool2d(video, factor) if factor > 1 else video
         points = torch.einsum("vij,hwj->vhwi", homographies, _pixel_centres(output))
         grid = points[..., :2] / points[..., 2:] / torch.tensor(half)
-        grid = repeat(grid, "v h w xy -> (v t) h w xy", t=len(video))
-        frames = repeat(video, "t c h w -> (v t) c h w", v=len(homographies))
-        warped = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
-        return rearrange(warped, "(v t) c h w -> v t c h w", t=len(video)).clamp(0, 1)
+        planes = rearrange(video, "t c h w -> 1 (t c) h w").expand(len(homographies), -1, -1, -1)
+        warped = F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+        return rearrange(warped, "v (t c) h w -> v t c h w", t=len(video)).clamp_(0, 1)
 
     def _curves(self, rng: Random) -> Float[Tensor, "v 7"]:
         """Parameters over the path: a straight line to a random end plus half a wave, all zero at view 0."""
@@ -129,6 +130,7 @@ def _half_size(size: tuple[int, int]) -> tuple[float, float]:
     return width / min(size), height / min(size)
 
 
+@cache
 def _pixel_centres(size: tuple[int, int]) -> Float[Tensor, "h w 3"]:
     height, width = size
     x = (torch.arange(width) + 0.5 - width / 2) * 2 / min(size)
@@ -145,13 +147,18 @@ def _widest_zoom(
     A homography maps a rectangle on the safe side of its horizon to a convex quadrilateral, so the four
     corners decide.
     """
-    x, y = output
-    corners = torch.tensor([[x, y], [x, -y], [-x, y], [-x, -y]])
-    scales = torch.linspace(2, 0.02, 397)
-    scaled = torch.cat([scales[:, None, None] * corners, torch.ones(397, 4, 1)], -1)
+    scales, scaled = _scaled_corners(output)
     mapped = torch.einsum("vij,skj->svki", homographies, scaled)
     inside = (mapped[..., 2] > 0.1) & ((mapped[..., :2] / mapped[..., 2:]).abs() <= torch.tensor(stored)).all(
         -1
     )
     fits = inside.all(-1).all(-1)
     return float(scales[fits.float().argmax()])
+
+
+@cache
+def _scaled_corners(output: tuple[float, float]) -> tuple[Float[Tensor, "s"], Float[Tensor, "s 4 3"]]:
+    x, y = output
+    corners = torch.tensor([[x, y], [x, -y], [-x, y], [-x, -y]])
+    scales = torch.linspace(2, 0.02, 397)
+    return scales, torch.cat([scales[:, None, None] * corners, torch.ones(397, 4, 1)], -1)

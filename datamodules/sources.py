@@ -157,7 +157,7 @@ class GridReader:
         self, members: Members, stored: int, homography: HomographyViews, selected: Selected, rng: Random
     ) -> SceneBatch:
         sample = self.decoded.decode(members, [rng.randrange(stored)], depth=False)
-        video = _images(sample, selected.frames)[0].float() / 255
+        video = unit_floats(_images(sample, selected.frames)[0])
         path = homography.path(rng, self.size, (video.shape[2], video.shape[3]))
         grid = self._grid(replace(sample, c2w=None, intrinsics=None), selected, rng)
         return replace(grid, images=homography.warp(video, path[selected.views], self.size)[None])
@@ -196,7 +196,15 @@ def _images(
         v, _, h, w, c = sample.images.shape
         return torch.full((1, 1, 1, 1, 1), torch.nan).expand(v, len(frames), c, h, w)
     chosen = [0] if sample.images.shape[1] == 1 else list(frames)
-    return rearrange(torch.from_numpy(sample.images[:, chosen]), "v t h w c -> v t c h w")
+    return rearrange(torch.from_numpy(sample.images[:, _slice(chosen)]), "v t h w c -> v t c h w")
+
+
+def _slice(frames: list[int]) -> slice | list[int]:
+    """The same frames as a slice, which copies nothing, where they have one positive step."""
+    step = frames[1] - frames[0] if len(frames) > 1 else 1
+    if step > 0 and frames == list(range(frames[0], frames[-1] + 1, step)):
+        return slice(frames[0], frames[-1] + 1, step)
+    return frames
 
 
 def _repeated(grid: SceneBatch, frames: int) -> SceneBatch:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.data import main
+from benchmarks.data import Measured, main, mixture
 from datamodules.preparation.shards import write_shard
 from scene4d.sample_format import SceneSample
 
@@ -30,7 +30,15 @@ def test_every_source_is_measured(tmp_path, monkeypatch, caplog):
     config = tmp_path / "data.yaml"
     config.write_text(CONFIG.format(kind="objects", folder=tmp_path))
     with caplog.at_level("INFO"):
-        [measured] = main(["--config", str(config), "--samples", "4", "--rounds", "1"])
+        measured, whole = main(["--config", str(config), "--samples", "4", "--rounds", "1"])
     assert measured.name == "objects" and measured.seconds > 0 and measured.decoding > 0
     assert measured.megabytes * 3e6 == pytest.approx((tmp_path / "a.tar").stat().st_size)
-    assert "ratio" in caplog.text
+    assert "ratio" in caplog.text and "cores" in caplog.text
+    assert whole.name == "mixture" and whole.ratio == pytest.approx(measured.ratio)
+
+
+def test_ratio_of_the_mixture_is_that_of_its_samples_a_second():
+    """Three samples of 10 ms for one of 2: 8 ms on average, of which 6.25 decode."""
+    rows = [Measured("a", 0.010, 0.008, 1.0), Measured("b", 0.002, 0.001, 3.0)]
+    whole = mixture(rows, [0.6, 0.2])
+    assert whole.ratio == pytest.approx(6.25 / 8) and whole.megabytes == pytest.approx(1.5)

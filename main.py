@@ -50,7 +50,8 @@ def one_line(error: Exception) -> str:
         for line in lines
         if re.search(r"does not accept|not exist|[Nn]o such|not found|expected|Unable|got", line)
     ]
-    return " ".join(dict.fromkeys([lines[0], *telling[:2]])) if lines else type(error).__name__
+    kept = [line for line in [*lines[:1], *telling[:2]] if "any of the Union subtypes" not in line]
+    return " ".join(dict.fromkeys(kept or lines)) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from main import main, one_line
 
 
 def test_one_line_keeps_what_is_wrong():
-    nested = "Does not validate against any of the Union subtypes\n  - frames must be 4k + 1, got 10\n  - Expected a None"
+    nested = "Does not validate against any of the Union subtypes\n  - frames must be 4k + 1, got 10\n  - not a null"
     assert one_line(ValueError(nested)) == "frames must be 4k + 1, got 10"
     assert one_line(ValueError("size 60 must be a multiple of 8")) == "size 60 must be a multiple of 8"
     assert one_line(ValueError("any of the Union subtypes")) == "any of the Union subtypes"

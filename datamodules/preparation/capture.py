@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import av
@@ -21,63 +22,77 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
-from datamodules.preparation.captions import embed_captions
+from datamodules.preparation import jobs
 from datamodules.preparation.lens import bilinear
 from datamodules.preparation.qualisys import CalibratedCamera, read_calibration
-from datamodules.preparation.shards import shard_path, write_shard
 from scene4d.sample_format import SceneSample
 
 logger = logging.getLogger(__name__)
+SOURCE = "capture"
 MOTION = 25  # grey levels off the temporal median that count as motion
 SHRINK = 8  # motion is looked for at this fraction of the resolution
 MARGIN = 1.1  # the crop is so much larger than what moves
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs the command; see the top of this file."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = _parser().parse_args(args)
-    text = embed_captions([options.caption])[0]
-    window = (options.frames, options.stride, options.start)
-    samples = (
-        take_sample(take, options.size, window, options.caption, text, options.license)
-        for take in options.takes
-    )
-    path = shard_path(options.output, "capture", "val", 0)
-    logger.info("%s: %d samples", path, write_shard(path, samples, options.crf))
+@dataclass(frozen=True)
+class Takes:
+    """What becomes of every take.
 
-
-def take_sample(
-    take: Path,
-    size: int,
-    window: tuple[int, int, int],
-    caption: str,
-    text: Float[ndarray, "l d"] | None,
-    license_text: str,
-) -> SceneSample:
-    """One sample of one take, all its cameras; `window` is (number of frames, stride, first frame).
-
-    Raises:
-        ValueError: No calibration, a video without a camera, too few frames; names the file.
+    Attributes:
+        size: Side of a view in pixels.
+        frames: Of a sample.
+        stride: From one frame to the next.
+        start: First frame.
+        caption: Of all takes.
+        license: Of all takes.
     """
-    images, c2w, intrinsics, rates = [], [], [], set()
-    for path, calibrated in _videos_with_cameras(take):
-        frames, fps = read_frames(path, *window)
-        camera = calibrated.resized(frames.shape[2], frames.shape[1])
-        pinhole = crop_intrinsics(camera.intrinsics, moving_square(frames), size)
-        images.append(resample(frames, camera, pinhole, size))
-        c2w.append(camera.c2w)
-        intrinsics.append(pinhole)
-        rates.add(round(fps / window[1], 3))
-        logger.info("%s: focal length %.0f pixels", path, pinhole[0, 0])
-    if len(rates) != 1:
-        raise ValueError(f"{take}: the videos run at different rates: {sorted(rates)} frames a second")
-    name = "_".join(re.findall(r"[a-z0-9]+", take.name.lower()))
-    return SceneSample(
-        key=name, source="capture", images=np.stack(images), fps=rates.pop(),
-        c2w=np.stack(c2w).astype(np.float32), intrinsics=np.stack(intrinsics).astype(np.float32),
-        caption=caption, text=text, group=name, license=license_text,
-    )  # fmt: skip
+
+    size: int
+    frames: int
+    stride: int
+    start: int
+    caption: str
+    license: str
+
+    def options(self) -> dict:
+        """All fields."""
+        return asdict(self)
+
+    def name(self, scene: Path) -> str:
+        """Of the folder: `Demo_SinglePerson` -> `demo_singleperson`."""
+        return "_".join(re.findall(r"[a-z0-9]+", scene.name.lower()))
+
+    def read(self, scene: Path) -> Iterator[SceneSample]:
+        """One sample of a take, all its cameras.
+
+        Raises:
+            ValueError: No calibration, a video without a camera, too few frames; names the file.
+        """
+        images, c2w, intrinsics, rates = [], [], [], set()
+        for path, calibrated in _videos_with_cameras(scene):
+            frames, fps = read_frames(path, self.frames, self.stride, self.start)
+            camera = calibrated.resized(frames.shape[2], frames.shape[1])
+            pinhole = crop_intrinsics(camera.intrinsics, moving_square(frames), self.size)
+            images.append(resample(frames, camera, pinhole, self.size))
+            c2w.append(camera.c2w)
+            intrinsics.append(pinhole)
+            rates.add(round(fps / self.stride, 3))
+            logger.info("%s: focal length %.0f pixels", path, pinhole[0, 0])
+        if len(rates) != 1:
+            raise ValueError(f"{scene}: the videos run at different rates: {sorted(rates)} frames a second")
+        name = self.name(scene)
+        yield SceneSample(
+            key=name, source=SOURCE, images=np.stack(images), fps=rates.pop(),
+            c2w=np.stack(c2w).astype(np.float32), intrinsics=np.stack(intrinsics).astype(np.float32),
+            caption=self.caption, group=name, license=self.license,
+        )  # fmt: skip
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command; see the top of this file."""
+    options = _parser().parse_args(args)
+    takes = Takes(**{field.name: getattr(options, field.name) for field in fields(Takes)})
+    jobs.run(SOURCE, options, lambda: (takes, options.takes))
 
 
 def read_frames(
@@ -171,14 +186,13 @@ def _videos_with_cameras(take: Path) -> Iterator[tuple[Path, CalibratedCamera]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--takes", type=Path, nargs="+", required=True, help="folders, one sample each")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the shard")
+    jobs.add_options(parser, splits=("val",), unit="takes", crf=10)
     parser.add_argument("--size", type=int, default=64, help="side of a view in pixels")
     parser.add_argument("--frames", type=int, default=29, help="frames a sample, 4k + 1")
     parser.add_argument("--stride", type=int, default=3, help="take every n-th frame")
     parser.add_argument("--start", type=int, default=7, help="first frame")
     parser.add_argument("--caption", default="a man in a swimming cap balances on a treadmill")
     parser.add_argument("--license", default="BSD-3-Clause, (c) 2022 perfanalytics, from pose2sim")
-    parser.add_argument("--crf", type=int, default=10, help="H.264 quality, 0 (lossless) to 51")
     return parser
 
 

@@ -6,7 +6,8 @@
 
 The other views, random homographies of the whole clip that vary smoothly from view to view, are made when
 the clips are read (4Real-Video-V2, sec. 5, "2D transformed videos"), so clips are stored larger than they
-are trained on. Videos whose frames are kept out of training go to `--split val` as a whole.
+are trained on. Videos whose frames are kept out of training go to `--split val` as a whole. The known packages,
+whose videos it is and under which licence are listed in `package_videos.py`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ import glob
 import logging
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from jaxtyping import Float
+from numpy import ndarray
+
+from datamodules.preparation import jobs
 from datamodules.preparation.captions import embed_captions
 from datamodules.preparation.package_videos import find_package_videos
-from datamodules.preparation.shards import shard_path, write_shard
+from datamodules.preparation.reports import write_reported
 from datamodules.preparation.video_clips import cut_clips, find_shots, find_windows, read_video
 from scene4d.sample_format import SceneSample
 
 logger = logging.getLogger(__name__)
+SOURCE = "homography"
 ZOOM = 2  # videos are shrunk to this many clip sizes, so crops are of down to half a frame's side
 
 
@@ -41,65 +48,86 @@ class SourceVideo:
     group: str
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs the command; see the top of this file."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = _parser().parse_args(args)
-    if options.packages is not None:
-        videos = _from_packages(options.packages, options.split, options.shipped_only)
-    else:
-        videos = _from_files(options.videos, options.license)
-    samples = clip_samples(videos, options.clips, options.frames, options.size, options.fps, options.seed)
-    write_shards(samples, options.output, options.split, options.per_shard, options.crf)
+@dataclass(frozen=True)
+class Clips:
+    """What is cut from every video.
 
-
-def clip_samples(
-    videos: list[SourceVideo], clips: int, num_frames: int, size: int, fps: float, seed: int
-) -> Iterator[SceneSample]:
-    """Cuts at most `clips` samples of `num_frames` frames and `size` x `size` pixels from every video.
-
-    Frames are spaced evenly, as near to `fps` as whole strides of the video allow; no clip spans a cut.
-
-    Raises:
-        ValueError: A video cannot be read.
+    Attributes:
+        clips: At most so many of a video.
+        frames: Of a clip.
+        size: Side of a clip in pixels.
+        fps: Wanted frames a second.
+        seed: Of all crops.
+        texts: Embedded captions; embedding all at once or one by one differs in the last bit.
     """
-    texts = embed_captions([video.caption for video in videos])
-    for video, text in zip(videos, texts):
-        decoded = read_video(video.path, size * ZOOM)
+
+    clips: int
+    frames: int
+    size: int
+    fps: float
+    seed: int
+    texts: dict[str, Float[ndarray, "1 384"]]
+
+    def options(self) -> dict:
+        """All fields but the texts."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "texts"}
+
+    def name(self, scene: SourceVideo) -> str:
+        """The video's."""
+        return scene.name
+
+    def read(self, scene: SourceVideo) -> Iterator[SceneSample]:
+        """Cuts samples, frames spaced as near to `fps` as whole strides allow; no clip spans a cut.
+
+        Raises:
+            ValueError: The video cannot be read or gives no clip.
+        """
+        decoded = read_video(scene.path, self.size * ZOOM)
         shots = find_shots(decoded.frames)
-        windows = find_windows(shots, decoded.fps, num_frames, fps)
-        seed_of_video = seed ^ zlib.crc32(video.name.encode())
-        count = 0
-        for window, frames in cut_clips(decoded, windows, clips, num_frames, size, seed_of_video):
+        windows = find_windows(shots, decoded.fps, self.frames, self.fps)
+        seed, count = self.seed ^ zlib.crc32(scene.name.encode()), 0
+        for window, frames in cut_clips(decoded, windows, self.clips, self.frames, self.size, seed):
             yield SceneSample(
-                key=f"{video.name}_{count:04d}", source="homography", images=frames[None],
-                fps=decoded.fps / window.stride, caption=video.caption, text=text, group=video.group,
-                license=video.license,
+                key=f"{scene.name}_{count:04d}", source=SOURCE, images=frames[None],
+                fps=decoded.fps / window.stride, caption=scene.caption, text=self.texts.get(scene.caption),
+                group=scene.group, license=scene.license,
             )  # fmt: skip
             count += 1
         logger.info(
-            "%s: %d clips from %d shots of %d frames", video.name, count, len(shots), len(decoded.frames)
+            "%s: %d clips from %d shots of %d frames", scene.name, count, len(shots), len(decoded.frames)
         )
+        if not count:
+            raise ValueError(f"{len(decoded.frames)} frames give no clip: too short, or nothing moves")
 
 
-def write_shards(
-    samples: Iterator[SceneSample], output: Path, split: str, per_shard: int, crf: int
-) -> list[Path]:
-    """Writes `homography-<split>-<index>.tar` of `per_shard` samples each and returns their paths.
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command; see the top of this file."""
+    options = _parser().parse_args(args)
+    jobs.run(SOURCE, options, lambda: _open(options), make_shuffled_shard)
 
-    Raises:
-        ValueError: There is no sample at all.
-    """
-    shuffled = sorted(samples, key=lambda sample: zlib.crc32(sample.key.encode()))
-    if not shuffled:
-        raise ValueError("no video gave a clip: all are too short or do not move")
-    paths = []
-    for index, first in enumerate(range(0, len(shuffled), per_shard)):
-        path = shard_path(output, "homography", split, index)
-        count = write_shard(path, shuffled[first : first + per_shard], crf)
-        logger.info("%s: %d samples", path, count)
-        paths.append(path)
-    return paths
+
+def make_shuffled_shard(shard: jobs.SceneShard) -> dict:
+    """Writes one shard, its clips in an order that mixes the videos, and returns its report."""
+    skipped = dict[str, str]()
+
+    def shuffled() -> Iterator[dict[str, Any]]:
+        yield from sorted(jobs.encoded(shard, skipped), key=lambda clip: zlib.crc32(clip["__key__"].encode()))
+
+    return write_reported(shard, shuffled(), skipped)
+
+
+def _open(options: argparse.Namespace) -> tuple[Clips, list[SourceVideo]]:
+    videos = _videos(options)
+    captions = [video.caption for video in videos] if options.text else []
+    texts = dict(zip(captions, embed_captions(captions)))
+    clips = Clips(options.clips, options.frames, options.size, options.fps, options.seed, texts)
+    return clips, videos
+
+
+def _videos(options: argparse.Namespace) -> list[SourceVideo]:
+    if options.packages is not None:
+        return _from_packages(options.packages, options.split, options.shipped_only)
+    return _from_files(options.videos, options.license)
 
 
 def _from_files(patterns: list[str], license_text: str) -> list[SourceVideo]:
@@ -131,14 +159,11 @@ def _parser() -> argparse.ArgumentParser:
         "--shipped-only", action="store_true", help="of the packages, only what may be committed"
     )
     parser.add_argument("--license", default="", help="SPDX name and attribution of --videos")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the shards")
-    parser.add_argument("--split", choices=["train", "val"], required=True)
-    parser.add_argument("--clips", type=int, default=80, help="at most so many clips a video")
+    jobs.add_options(parser, shard_size=10, unit="videos", crf=14)
+    parser.add_argument("--clips", type=jobs.positive, default=80, help="at most so many clips a video")
     parser.add_argument("--frames", type=int, default=29, help="frames a clip, 4k + 1")
     parser.add_argument("--size", type=int, default=96, help="side of a clip in pixels")
     parser.add_argument("--fps", type=float, default=12.0, help="wanted frames a second")
-    parser.add_argument("--per-shard", type=int, default=100)
-    parser.add_argument("--crf", type=int, default=14, help="H.264 quality, 0 (lossless) to 51")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,13 +29,11 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from datamodules.archives import Members, is_remote
-from datamodules.preparation.jobs import parse_part, run_jobs, start_logging
-from datamodules.preparation.reports import is_finished, skip, summarise, write_reported
+from datamodules.preparation.jobs import finish, parse_part, start_logging
+from datamodules.preparation.reports import skip, write_reported
 from datamodules.shards import expand_urls, read_shard
 from scene4d.networks.autoencoder import autoencoder_fingerprint, encode_grid, latent_frames
 from scene4d.sample_format import add_latents, decode_sample
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,15 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: Namespace) -> None:
     latent_frames(options.frames)
     jobs = _plan(options)
-    todo = [job for job in jobs if not is_finished(job)]
-    logger.info("%d shards, %d exist already", len(jobs), len(jobs) - len(todo))
-    for count, report in enumerate(run_jobs(make_shard, [(job,) for job in todo], options.workers), 1):
-        logger.info(
-            "%d/%d %s: %d samples, %d skipped, %.2f samples/s", count, len(todo), report["shard"],
-            report["samples"], len(report["skipped"]), report["samples"] / max(report["seconds"], 1e-6),
-        )  # fmt: skip
     index, count = parse_part(options.part)
-    summarise(jobs, None, options.output / "reports" / f"latents-part-{index}-of-{count}.json")
+    report = options.output / "reports" / f"latents-part-{index}-of-{count}.json"
+    finish(jobs, make_shard, options.workers, report, None)
 
 
 def make_shard(job: LatentsJob) -> dict:

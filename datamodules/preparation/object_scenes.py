@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,12 +12,11 @@ from numpy import ndarray
 from PIL import Image
 
 from datamodules.preparation.g3d import G3DMesh
+from datamodules.preparation.jobs import SkippedScene
 from datamodules.preparation.mesh_renderer import Mesh, light_factor, render
 from datamodules.preparation.object_clips import Clip, drawable_meshes
 from scene4d.geometry.trajectories import arc
 from scene4d.sample_format import SceneSample
-
-logger = logging.getLogger(__name__)
 
 SOURCE = "objects"
 LICENSE = (
@@ -35,11 +34,13 @@ MIN_CHANGE = 0.1  # of 1; see `image_change`
 ATTEMPTS = 8
 
 
-def make_scene(clips: list[Clip], split: str, seed: int, index: int) -> tuple[SceneSample, int]:
-    """Scene `index` of a split, without its caption embedding, and how many clips were rejected for it.
+def draw_scene(
+    clips: Sequence[Clip], split: str, seed: int, index: int
+) -> Iterator[SceneSample | SkippedScene]:
+    """Rejected clips, then scene `index` of a split, without its caption embedding.
 
     Units take turns in a random order; clip, phase and cameras are random. Clips whose image hardly changes
-    are rejected and logged; after `ATTEMPTS` of them the next unit is tried.
+    are rejected; after `ATTEMPTS` of them the next unit is tried.
 
     Args:
         clips: Of this split.
@@ -53,18 +54,21 @@ def make_scene(clips: list[Clip], split: str, seed: int, index: int) -> tuple[Sc
     units = sorted({clip.unit for clip in clips})
     order = np.random.default_rng([seed, len(split), index // len(units)]).permutation(len(units))
     rng = np.random.default_rng([seed, len(split), index, 1])
-    rejected = 0
-    for offset in range(len(units)):
-        unit = units[order[(index + offset) % len(units)]]
+    for drawing in range(len(units) * ATTEMPTS):
+        unit = units[order[(index + drawing // ATTEMPTS) % len(units)]]
         candidates = [clip for clip in clips if clip.unit == unit]
-        for _ in range(ATTEMPTS):
-            clip = candidates[rng.integers(len(candidates))]
-            scene = render_clip(clip, rng, f"{SOURCE}-{split}-{seed}-{index:06d}")
-            if scene is not None:
-                return scene, rejected
-            rejected += 1
-            logger.info("rejected for scene %d: %s hardly changes the image", index, clip.path.name)
+        clip = candidates[rng.integers(len(candidates))]
+        scene = render_clip(clip, rng, scene_key(split, seed, index))
+        if scene is not None:
+            yield scene
+            return
+        yield SkippedScene(f"drawing {drawing}", f"{clip.path.name} hardly changes the image")
     raise ValueError(f"none of the {len(units)} units moves enough for scene {index} of {split}")
+
+
+def scene_key(split: str, seed: int, index: int) -> str:
+    """`objects-train-0-000012`."""
+    return f"{SOURCE}-{split}-{seed}-{index:06d}"
 
 
 def render_clip(clip: Clip, rng: np.random.Generator, key: str) -> SceneSample | None:

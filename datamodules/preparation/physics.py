@@ -2,6 +2,10 @@
 
     python -m datamodules.preparation.physics --root furniture --textures tilesets/*/textures \\
         --output data/small --scenes 500 --split train
+
+`--root` holds the unzipped catalogues of the Debian package sweethome3d-furniture (CC0-1.0, CC-BY-3.0 or
+CC-BY-3.0-US, by catalogue); the textures come with the Debian package megaglest-data (CC-BY-SA-3.0). The licence
+of every sample names the models and pictures it shows.
 """
 
 from __future__ import annotations
@@ -183,4 +187,4 @@ def _check_motion(positions: Float64[ndarray, "t n 3"]) -> None:
 
 
 if __name__ == "__main__":
-    run("physics", make_scene)
+    run("physics", __doc__, make_scene)

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.preparation.jobs import SkippedScene
 from datamodules.preparation.posed_views import PosedView
 from datamodules.preparation.reader_command import run
-from datamodules.preparation.reader_shards import SkippedScene
 from datamodules.preparation.realestate import camera_of_row
 from datamodules.preparation.windows import PathWindows
 from scene4d.sample_format import SceneSample

@@ -5,13 +5,13 @@
 
 Views 9 to 13 degrees apart differ enough that copying a neighbour is a poor answer, texture everywhere
 makes views matchable, and the closed room gives every pixel a depth. Units and textures of the held-out split
-are never trained on. Scene k of a split depends on nothing but the seed, the split and k.
+are never trained on. `--root` is any folder that holds megaglest's techs/. Models and textures come with the
+Debian package megaglest-data (CC-BY-SA-3.0). Scene k of a split depends on nothing but the seed, the split and k.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,11 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from datamodules.preparation.furniture_command import TEXTURE_LICENSE, SceneSet, write_shards
+from datamodules.preparation import scene_command
 from datamodules.preparation.mesh_renderer import Mesh
 from datamodules.preparation.object_clips import Clip, assign_groups, find_clips, split_groups
 from datamodules.preparation.object_scenes import DEPTH_LEVELS, LICENSE, clip_meshes, key_frame_times
+from datamodules.preparation.scene_command import SceneSet
 from datamodules.preparation.stage import (
     RejectedScene,
     phrase,
@@ -64,6 +65,11 @@ class RoomAssets:
     clips: tuple[Clip, ...]
     textures: tuple[Path, ...]
     texture_license: str
+
+    def names(self) -> list[str]:
+        """Of everything, and the licence."""
+        units = (f"{clip.unit}/{clip.path.name}" for clip in self.clips)
+        return [*units, *(path.name for path in self.textures), self.texture_license]
 
 
 def make_scene(assets: RoomAssets, rng: np.random.Generator, key: str) -> SceneSample:
@@ -149,34 +155,14 @@ def _free_place(taken: list[tuple[ndarray, float]], radius: float, rng: np.rando
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line entry point."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    options = _parser().parse_args(arguments)
-    assets = RoomAssets(
-        tuple(split_groups(assign_groups(find_clips(options.root)), options.split)),
-        tuple(texture_files(options.textures, options.split)),
-        options.texture_license,
-    )
-    scene_set = SceneSet(SOURCE, options.split, options.seed, assets, make_scene)
-    write_shards(
-        scene_set, options.output, options.scenes, options.shard_size, options.workers, crf=options.crf
-    )
+    scene_command.run(SOURCE, __doc__, _open, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser("python -m datamodules.preparation.rooms", formatter_class=formatter)
-    add = parser.add_argument
-    add("--root", type=Path, required=True, help="folder that holds megaglest's techs/")
-    add("--textures", type=Path, nargs="+", required=True, help="folders with floor and wall images")
-    add("--texture-license", default=TEXTURE_LICENSE, help="SPDX name and attribution of the images")
-    add("--output", type=Path, required=True, help="folder of the shards")
-    add("--scenes", type=int, required=True, help="number of scenes of this split")
-    add("--split", choices=("train", "val"), required=True)
-    add("--seed", type=int, default=0)
-    add("--shard-size", type=int, default=100, help="scenes in a shard")
-    add("--workers", type=int, default=1, help="rendering processes")
-    add("--crf", type=int, default=12, help="H.264 rate factor, smaller = better")
-    return parser
+def _open(options: argparse.Namespace) -> SceneSet:
+    clips = tuple(split_groups(assign_groups(find_clips(options.root)), options.split))
+    textures = tuple(texture_files(options.textures, options.split))
+    assets = RoomAssets(clips, textures, options.texture_license)
+    return SceneSet(SOURCE, options.split, options.seed, assets, make_scene)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ class Assets:
     textures: tuple[Path, ...]
     texture_license: str
 
+    def names(self) -> list[str]:
+        """Of everything, and the licence."""
+        models = (entry.name for entry in self.models)
+        return [*models, *(path.name for path in self.textures), self.texture_license]
+
 
 def random_models(assets: Assets, rng: np.random.Generator, count: int) -> list[Model]:
     """Different models, passing over those that `load_model` refuses.

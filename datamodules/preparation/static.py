@@ -2,6 +2,10 @@
 
     python -m datamodules.preparation.static --root furniture --textures tilesets/*/textures \\
         --output data/small --scenes 1000 --split train
+
+`--root` holds the unzipped catalogues of the Debian package sweethome3d-furniture (CC0-1.0, CC-BY-3.0 or
+CC-BY-3.0-US, by catalogue); the textures come with the Debian package megaglest-data (CC-BY-SA-3.0). The licence
+of every sample names the models and pictures it shows.
 """
 
 from __future__ import annotations
@@ -119,4 +123,4 @@ def _free_place(placed: Sequence[tuple[ndarray, float]], radius: float, rng: np.
 
 
 if __name__ == "__main__":
-    run("static", make_scene)
+    run("static", __doc__, make_scene)

@@ -1,10 +1,12 @@
 """A calibrated take: conventions of the file, the lens, crops that carry their intrinsics."""
 
+import json
+
 import numpy as np
 import pytest
 import webdataset
 
-from datamodules.preparation import capture
+from datamodules.preparation import capture, jobs
 from datamodules.preparation.qualisys import read_calibration
 from scene4d.sample_format import decode_sample, encode_video
 
@@ -110,12 +112,20 @@ def test_square_holds_what_moves(take):
 
 
 def test_command_writes_one_sample_a_take(take, tmp_path, monkeypatch):
-    monkeypatch.setattr(capture, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
-    capture.main(
-        ["--takes", str(take), "--output", str(tmp_path / "out"), "--size", "32", "--frames", "5"]
-        + ["--stride", "2", "--start", "1"]
-    )  # fmt: skip
+    monkeypatch.setattr(jobs, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
+    broken = tmp_path / "Broken"
+    broken.mkdir()
+    options = ["--takes", str(take), str(broken), "--output", str(tmp_path / "out"), "--size", "32"]
+    options += ["--frames", "5", "--stride", "2", "--start", "1"]
+    capture.main(options)
     shard = tmp_path / "out" / "capture-val-000000.tar"
+    report = json.loads((tmp_path / "out" / "reports" / "capture-val-part-0-of-1.json").read_text())
+    assert report["samples"] == 1 and "holds 0 files" in report["skipped"]["broken"]
+    made = shard.stat().st_mtime_ns
+    capture.main(options)
+    assert shard.stat().st_mtime_ns == made
+    with pytest.raises(SystemExit, match="capture: .*was made from other scenes or options"):
+        capture.main([*options, "--start", "2"])
     (members,) = list(webdataset.WebDataset(str(shard), shardshuffle=False))
     sample = decode_sample(members)
     assert sample.key == sample.group == "demo_tiny" and sample.source == "capture" and sample.fps == 30
@@ -128,8 +138,7 @@ def test_command_writes_one_sample_a_take(take, tmp_path, monkeypatch):
 
 
 def test_wrong_input_is_named(take, tmp_path):
-    text = np.zeros((1, 384), np.float32)
-    sample = lambda window: capture.take_sample(take, 16, window, "", text, "")  # noqa: E731
+    sample = lambda window: list(capture.Takes(16, *window, "", "").read(take))  # noqa: E731
     with pytest.raises(ValueError, match="cam01.mp4 has 6 of the 9 frames"):
         sample((9, 2, 0))
     (take / "videos" / "cam02.mp4").rename(take / "videos" / "cam07.mp4")

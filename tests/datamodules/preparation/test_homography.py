@@ -1,5 +1,8 @@
 """2D videos to shards, from tiny real mp4 files with a cut, a still part and a fast pan."""
 
+import json
+import zlib
+
 import numpy as np
 import pytest
 import webdataset
@@ -70,11 +73,9 @@ def test_squares_lie_inside_and_never_ask_for_more_than_there_is():
 
 def test_command_writes_readable_clips_of_one_shot_each(two_shots, tmp_path):
     options = ["--videos", str(tmp_path / "*.mp4"), "--output", str(tmp_path / "out"), "--split", "train"]
-    options += ["--clips", "6", "--frames", "9", "--size", str(SIZE), "--per-shard", "4"]
+    options += ["--clips", "6", "--frames", "9", "--size", str(SIZE)]
     homography.main([*options, "--license", "CC0-1.0, me"])
-    shards = sorted((tmp_path / "out").glob("*.tar"))
-    assert [x.name for x in shards] == ["homography-train-000000.tar", "homography-train-000001.tar"]
-    samples = [sample for shard in shards for sample in read_shard(shard)]
+    samples = read_shard(tmp_path / "out" / "homography-train-000000.tar")
     assert len({sample.key for sample in samples}) == len(samples) == 6
     for sample in samples:
         assert sample.images.shape == (1, 9, SIZE, SIZE, 3)
@@ -93,41 +94,70 @@ def test_command_writes_readable_clips_of_one_shot_each(two_shots, tmp_path):
 
 def test_same_seed_same_clips(two_shots):
     def clips(seed):
-        source = homography.SourceVideo(two_shots, "a", "", "", "a")
-        return np.stack([x.images for x in homography.clip_samples([source], 3, 9, SIZE, 12, seed)])
+        video = homography.SourceVideo(two_shots, "a", "", "", "a")
+        return np.stack([x.images for x in homography.Clips(3, 9, SIZE, 12, seed, {}).read(video)])
 
     assert np.array_equal(clips(0), clips(0))
     assert not np.array_equal(clips(0), clips(1))
 
 
-def test_still_or_short_videos_give_one_clear_line(tmp_path):
+def run(folder, output, *more):
+    options = [
+        "--videos",
+        str(folder / "*.mp4"),
+        "--output",
+        str(output),
+        "--frames",
+        "9",
+        "--size",
+        str(SIZE),
+    ]
+    homography.main([*options, "--clips", "3", *more])
+    return {path.name: path.read_bytes() for path in output.glob("*.tar")}
+
+
+def report(output):
+    return json.loads((output / "reports" / "homography-train-part-0-of-1.json").read_text())
+
+
+def test_videos_are_mixed_in_a_shard_and_what_gives_no_clip_is_reported(two_shots, tmp_path):
+    (tmp_path / "other.mp4").write_bytes(two_shots.read_bytes())
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
     still = np.random.default_rng(0).integers(0, 255, (1, 40, 64, 3), dtype=np.uint8).repeat(40, 0)
     (tmp_path / "still.mp4").write_bytes(encode_video(still, 25))
     (tmp_path / "short.mp4").write_bytes(encode_video(moving_square(5, (255, 0, 0), 60), 25))
-    with pytest.raises(ValueError, match="too short or do not move"):
-        homography.main(
-            [
-                "--videos",
-                str(tmp_path / "*.mp4"),
-                "--output",
-                str(tmp_path),
-                "--split",
-                "val",
-                "--frames",
-                "9",
-            ]
-        )
+    run(tmp_path, tmp_path / "out")
+    keys = [sample.key for sample in read_shard(tmp_path / "out" / "homography-train-000000.tar")]
+    assert len(keys) == 6 and keys == sorted(keys, key=lambda key: zlib.crc32(key.encode())) != sorted(keys)
+    skipped = report(tmp_path / "out")["skipped"]
+    assert skipped["still"] == "40 frames give no clip: too short, or nothing moves"
+    assert skipped["short"] == "5 frames give no clip: too short, or nothing moves"
+    assert "broken.mp4 cannot be read" in skipped["broken"] and len(skipped) == 3
+
+
+def test_restarts_and_parts_give_the_same_shards(two_shots, tmp_path):
+    (tmp_path / "other.mp4").write_bytes(two_shots.read_bytes())
+    whole = run(tmp_path, tmp_path / "a", "--shard-size", "1")
+    assert len(whole) == 2
+    (tmp_path / "a" / "homography-train-000001.tar").unlink()
+    before = (tmp_path / "a" / "homography-train-000000.tar").stat().st_mtime_ns
+    assert run(tmp_path, tmp_path / "a", "--shard-size", "1") == whole
+    assert (tmp_path / "a" / "homography-train-000000.tar").stat().st_mtime_ns == before
+    for part in ("0/2", "1/2"):
+        parts = run(tmp_path, tmp_path / "b", "--shard-size", "1", "--part", part)
+    assert parts == whole
+    with pytest.raises(SystemExit, match="made from other scenes or options"):
+        run(tmp_path, tmp_path / "a", "--shard-size", "1", "--seed", "1")
 
 
 def test_wrong_input_is_named(tmp_path):
     rest = ["--output", str(tmp_path), "--split", "train"]
-    with pytest.raises(ValueError, match="nothing-here"):
+    with pytest.raises(SystemExit, match="nothing-here"):
         homography.main(["--videos", str(tmp_path / "nothing-here*.mp4"), *rest])
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
-    with pytest.raises(ValueError, match="broken.mp4"):
+    with pytest.raises(SystemExit, match="none of 1 scenes could be used; first: broken: .*broken.mp4"):
         homography.main(["--videos", str(tmp_path / "broken.mp4"), *rest])
-    (tmp_path / "broken mp4.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match="unpack the packages"):
+    with pytest.raises(SystemExit, match="unpack the packages"):
         homography.main(["--packages", str(tmp_path), *rest])
 
 

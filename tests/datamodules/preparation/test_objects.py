@@ -1,5 +1,6 @@
 """MegaGlest models -> shards, on miniature models that the tests write themselves."""
 
+import json
 import logging
 import struct
 import tarfile
@@ -11,7 +12,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from datamodules.preparation import captions, object_scenes, objects
+from datamodules.preparation import captions, jobs, object_scenes, objects
 from datamodules.preparation.g3d import read_g3d
 from datamodules.preparation.object_clips import assign_groups, connected, find_clips, split_groups
 from scene4d.sample_format import decode_sample
@@ -78,9 +79,7 @@ def megaglest(tmp_path) -> Path:
 
 @pytest.fixture
 def fake_captions(monkeypatch):
-    monkeypatch.setattr(
-        objects, "embed_captions", lambda texts: np.full((len(texts), 1, 384), 0.5, np.float32)
-    )
+    monkeypatch.setattr(jobs, "embed_captions", lambda texts: np.full((len(texts), 1, 384), 0.5, np.float32))
 
 
 def command(root: Path, output: Path, split: str, *more: str) -> None:
@@ -200,20 +199,20 @@ def test_preparation_goes_on_where_it_stopped(megaglest, tmp_path, fake_captions
     """An interruption leaves no half shard; a second run makes the same scenes and keeps finished shards."""
     out = tmp_path / "out"
     options = ("--scenes", "3", "--shard-size", "1", "--seed", "4")
-    original = objects.make_scene
+    original = objects.draw_scene
 
     def interrupted(clips, split, seed, index):
         if index == 1:
             raise KeyboardInterrupt
         return original(clips, split, seed, index)
 
-    monkeypatch.setattr(objects, "make_scene", interrupted)
+    monkeypatch.setattr(objects, "draw_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         command(megaglest, out, "train", *options)
     assert [path.name for path in out.glob("*.tar")] == ["objects-train-000000.tar"]
     first = out / "objects-train-000000.tar"
     stamp = first.stat().st_mtime_ns
-    monkeypatch.setattr(objects, "make_scene", original)
+    monkeypatch.setattr(objects, "draw_scene", original)
     command(megaglest, out, "train", *options)
     assert first.stat().st_mtime_ns == stamp
     assert sorted(path.name for path in out.glob("*.tar")) == [f"objects-train-{k:06d}.tar" for k in range(3)]
@@ -230,17 +229,19 @@ def tar_content(path: Path) -> dict[str, bytes]:
         return {member.name: archive.extractfile(member).read() for member in archive}
 
 
-def test_still_clips_are_rejected_and_counted(megaglest, monkeypatch, caplog):
-    clips = find_clips(megaglest)
+def test_still_clips_are_rejected_and_named_in_the_report(megaglest, tmp_path, monkeypatch):
     monkeypatch.setattr(object_scenes, "MIN_CHANGE", 2.0)
     monkeypatch.setattr(object_scenes, "ATTEMPTS", 1)
-    with caplog.at_level(logging.INFO), pytest.raises(ValueError, match="none of the 5 units moves enough"):
-        object_scenes.make_scene(clips, "train", 0, 0)
-    assert caplog.text.count("hardly changes the image") == 5
+    with pytest.raises(SystemExit, match="none of 1 scenes could be used"):
+        command(megaglest, tmp_path / "out", "train", "--scenes", "1", "--no-text")
+    report = json.loads((tmp_path / "out/reports/objects-train-part-0-of-1.json").read_text())
+    assert report["samples"] == 0 and len(report["skipped"]) == 4 + 1  # units of the split, and the scene
+    assert "hardly changes the image" in report["skipped"]["objects-train-0-000000: drawing 0"]
+    assert "none of the 4 units moves enough" in report["skipped"]["objects-train-0-000000"]
 
 
 def test_shards_are_shared_out_completely():
-    parts = [objects.plan_shards(25, 10, (part, 2)) for part in (0, 1)]
+    parts = [jobs.plan_shards(25, 10, (part, 2)) for part in (0, 1)]
     assert [index for part in parts for index, _ in part] == [0, 2, 1]
     assert sorted(scene for part in parts for _, scenes in part for scene in scenes) == list(range(25))
     with pytest.raises(SystemExit):

@@ -6,8 +6,8 @@ from scipy.ndimage import uniform_filter
 
 from datamodules.preparation import physics
 from datamodules.preparation.furniture import furniture_of_split, read_catalogues
-from datamodules.preparation.furniture_command import SceneSet
 from datamodules.preparation.physics import Body, simulate
+from datamodules.preparation.scene_command import SceneSet
 from datamodules.preparation.stage import Assets, RejectedScene
 from datamodules.preparation.surfaces import texture_files
 from scene4d.sample_format import SceneSample, decode_sample, encode_sample
@@ -60,7 +60,7 @@ def scene(furniture_root, texture_root) -> SceneSample:
         tuple(texture_files([texture_root], "train")),
         "CC0-1.0, test",
     )
-    return SceneSet("physics", "train", 1, assets, physics.make_scene).draw(0)
+    return list(SceneSet("physics", "train", 1, assets, physics.make_scene).read(0))[-1]
 
 
 def test_scene_shows_motion_and_one_geometry(scene):

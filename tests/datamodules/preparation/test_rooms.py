@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from datamodules.preparation import rooms
-from datamodules.preparation.furniture_command import SceneSet
 from datamodules.preparation.mesh_renderer import Mesh
 from datamodules.preparation.object_clips import Clip
+from datamodules.preparation.scene_command import SceneSet
 from datamodules.preparation.stage import RejectedScene
 from datamodules.preparation.surfaces import texture_files
 
@@ -27,7 +27,7 @@ def walking_boxes(monkeypatch, tmp_path):
 
 def make_scene(clips, texture_root):
     assets = rooms.RoomAssets(clips, tuple(texture_files([texture_root], "train")), "CC0-1.0, test")
-    return SceneSet("rooms", "train", 0, assets, rooms.make_scene).draw(0)
+    return list(SceneSet("rooms", "train", 0, assets, rooms.make_scene).read(0))[-1]
 
 
 def test_scene_moves_on_a_wide_arc_with_depth_everywhere(walking_boxes, texture_root):

@@ -3,7 +3,7 @@ import pytest
 
 from datamodules.preparation import static
 from datamodules.preparation.furniture import load_model, read_catalogues
-from datamodules.preparation.furniture_command import SceneSet
+from datamodules.preparation.scene_command import SceneSet
 from datamodules.preparation.stage import Assets, RejectedScene
 from datamodules.preparation.surfaces import texture_files
 
@@ -31,7 +31,7 @@ def test_room_scene_has_depth_everywhere(furniture_root, texture_root):
     assets = Assets(
         tuple(read_catalogues(furniture_root)), tuple(texture_files([texture_root], "train")), "CC0-1.0, test"
     )
-    scene = SceneSet("static", "train", 0, assets, static.make_scene).draw(0)
+    *_, scene = SceneSet("static", "train", 0, assets, static.make_scene).read(0)
     assert scene.images.shape == (8, 1, 64, 64, 3)
     assert scene.depths.min() > 0.3 and scene.depths.max() < 9
     assert "in a room with a" in scene.caption and "by Jane, CC-BY-3.0" in scene.license

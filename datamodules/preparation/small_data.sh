@@ -52,7 +52,7 @@ scenes() { # COMMAND VAL TRAIN OPTION...
 scenes objects 48 600 --root "$glest"
 scenes physics 24 300 --root "$furniture" "${textures[@]}" --shard-size 25
 scenes static 24 200 --root "$furniture" "${textures[@]}" --shard-size 50
-scenes rooms 24 500 --root "$glest" "${textures[@]}" --crf 14 --shard-size 25
+scenes rooms 24 300 --root "$glest" "${textures[@]}" --crf 14 --shard-size 25
 
 "$python" -m datamodules.preparation.inspect "$out/*.tar" # decodes every sample; fails if one is damaged
 cat "$out/minutes.txt"

@@ -2,10 +2,10 @@
 
     python -m datamodules.preparation.capture --takes unpacked/Pose2Sim/Demo_SinglePerson --output data/small
 
-A take is a folder as the package pose2sim has it: `videos/*.mp4`, synchronized, and a Qualisys calibration
-`calibration/*.qca.txt` with a camera of each video's name. Every view is resampled to a square pinhole
-image without lens distortion around what moves in it; the crop is fixed over time and part of the
-intrinsics. Captures are only evaluated on, never trained on.
+A take is a folder as the PyPI package pose2sim (BSD-3-Clause, (c) 2022 perfanalytics) has it: `videos/*.mp4`,
+synchronized, and a Qualisys calibration `calibration/*.qca.txt` with a camera of each video's name. Every view
+is resampled to a square pinhole image without lens distortion around what moves in it; the crop is fixed over
+time and part of the intrinsics. Captures are only evaluated on, never trained on.
 """
 
 from __future__ import annotations

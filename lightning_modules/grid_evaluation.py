@@ -78,10 +78,13 @@ class GridEvaluation:
         still, other = images.clone(), images.clone()
         still[:, 0] = images[:, 0, :1]
         other[:, 0, 1:] = images.roll(1, 0)[:, 0, 1:]
+        moved = {"sample_static_reference": still, "sample_other_reference": other}
+        if len(images) == 1:  # there is no other scene
+            del moved["sample_other_reference"]
         path = list(module.predict_latents(images, reference, text, steps))
         grids = {"one_step": module.complete(images, reference, path[0])}
         grids["sample"] = module.complete(images, reference, path[-1])
-        for method, given in (("sample_static_reference", still), ("sample_other_reference", other)):
+        for method, given in moved.items():
             same = torch.equal(given, images)  # a still scene: the same noise gives the same sample
             grids[method] = grids["sample"] if same else module.generate(given, reference, text, steps)
         return grids

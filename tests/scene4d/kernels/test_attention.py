@@ -103,7 +103,7 @@ def test_nothing_cancels_when_the_own_frame_dominates(own_frame_logit, dtype):
         attention = partial(fused_view_time_attention, grid=grid, backend=backend)
         got = outputs_and_gradients(attention, inputs, cotangent)
         error[backend] = [((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, exact)]
-    # in float64 the mask repeats the oracle's own operations, while the kernel's exp is good to 20 units in the last place
+    # in float64 the mask repeats the oracle's operations, while the kernel's exp is good to 20 units in the last place
     rounding = 100 * torch.finfo(dtype).eps if dtype == torch.float64 else torch.finfo(dtype).eps
     for merged, masked in zip(error["auto"], error["masked"]):
         assert merged <= 3 * masked + rounding

@@ -15,7 +15,7 @@ STEPS_DYNAMIC ?= 20
 OBJECTS ?= 16
 OTHERS ?= 4
 ROOMS ?= 16
-SCENE ?= 0
+SCENE ?= 6
 JOBS ?= 2
 CORES := $(shell nproc)
 

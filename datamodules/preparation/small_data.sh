@@ -54,6 +54,6 @@ scenes physics 24 300 --root "$furniture" "${textures[@]}" --shard-size 25
 scenes static 24 200 --root "$furniture" "${textures[@]}" --shard-size 50
 scenes rooms 24 300 --root "$glest" "${textures[@]}" --crf 14 --shard-size 25
 
-"$python" -m datamodules.preparation.inspect "$out/*.tar" # decodes every sample; fails if one is damaged
+"$python" -m datamodules.preparation.inspect "$out/*.tar" --sheet "$out/contact-sheet.png" # decodes every sample; fails if one is damaged
 cat "$out/minutes.txt"
 for source in objects physics homography static rooms capture; do du -ch "$out/$source"-*.tar | tail -1 | sed "s/total/$source/"; done

@@ -28,7 +28,7 @@ class GridEvaluation:
 
     Two of the methods test whether motion is transferred at all: `sample_static_reference` samples with the
     fixed-view video standing still, `sample_other_reference` with another scene's. Both are scored against the
-    true grid and must lose.
+    true grid and must lose. A batch of one scene has no other scene and leaves the latter out.
 
     Args:
         white_background: Sources whose silhouettes are scored.

@@ -274,8 +274,13 @@ class VideoDiffusion(L.LightningModule):
         reference: Bool[Tensor, "b v t"],
         latents: Float[Tensor, "b v n z y x"],
     ) -> Float[Tensor, "b v t c h w"]:
-        """The given frames, and decoded latents for all others."""
-        return torch.where(reference[..., None, None, None], images, self.decode(latents))
+        """The given frames, and decoded latents for all others; views that are given whole are not decoded."""
+        views = ~reference.all(2).all(0)
+        if not views.any():
+            return images
+        grid = images.clone()
+        grid[:, views] = self.decode(latents[:, views])
+        return torch.where(reference[..., None, None, None], images, grid)
 
     def predict_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> SceneBatch:
         """Returns the batch with every frame that was not given replaced by a generated one."""

@@ -116,6 +116,20 @@ def test_references_are_encoded_as_the_whole_grid_would_be(trained):
     assert ours.shape == whole.shape and ours[:, 1, 1:].abs().max() == 0
 
 
+def test_given_frames_stay_and_views_given_whole_are_not_decoded(trained, monkeypatch):
+    module = trained[1].model
+    images = torch.rand(2, 3, 9, 3, SIZE, SIZE)
+    reference = torch.zeros(2, 3, 9, dtype=torch.bool)
+    reference[:, 0], reference[:, :, 0], reference[1, 1] = True, True, True  # view 0 in both scenes
+    latents, decode, shapes = torch.randn_like(module.encode(images)), module.decode, []
+    monkeypatch.setattr(module, "decode", lambda x: shapes.append(x.shape) or decode(x))
+    grid = module.complete(images, reference, latents)
+    assert [shape[1] for shape in shapes] == [2]
+    assert torch.equal(grid[reference], images[reference])
+    torch.testing.assert_close(grid[~reference], decode(latents)[~reference], rtol=1e-4, atol=1e-5)
+    assert torch.equal(module.complete(images, torch.ones_like(reference), latents), images)
+
+
 def test_validate_scores_every_method(trained, shards):
     root, _ = trained
     main([

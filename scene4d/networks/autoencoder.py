@@ -9,6 +9,7 @@ Images are in [0, 1] everywhere else; the shift to [-1, 1] happens only here.
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -111,6 +112,8 @@ class PatchAutoencoder(nn.Module):
         depth: Transformer blocks in the encoder and again in the decoder.
         noise: Standard deviation of Gaussian noise on the latents in training, relative to their unit scale;
             keeps the latent space smooth, so that small errors of the diffusion model stay small in pixels.
+        refinement: Channels of the convolutions behind the decoder, which smooth what its blocks leave at their
+            borders; 0 for none.
         weights: A safetensors file written by this class; None starts from random weights.
     """
 
@@ -125,6 +128,7 @@ class PatchAutoencoder(nn.Module):
         width: int = 256,
         depth: int = 5,
         noise: float = 0.1,
+        refinement: int = 0,
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -149,6 +153,7 @@ class PatchAutoencoder(nn.Module):
         for layer in (last, self.head_first, self.head_group):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.refine = _Refinement(refinement, self.group) if refinement else nn.Identity()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         if weights is not None:
@@ -190,7 +195,7 @@ class PatchAutoencoder(nn.Module):
         rest = self.head_group(tokens[:, 1:]) + self.linear_out[1](latents[:, 1:])
         first = rearrange(first, "n m y x (c p q) -> n c m (y p) (x q)", p=p, q=p)
         rest = rearrange(rest, "n m y x (g c p q) -> n c (m g) (y p) (x q)", g=self.group, p=p, q=p)
-        return torch.cat([first, rest], 2).float() + 1
+        return self.refine(torch.cat([first, rest], 2).float()) + 1
 
     def _patches(self, video: Tensor) -> tuple[Float[Tensor, "n 1 y x p"], Float[Tensor, "n m y x gp"]]:
         """Patches of the first frame, and of the groups of four frames after it; white is zero."""
@@ -252,6 +257,33 @@ class _CausalBlock(nn.Module):
         before = torch.cat([torch.zeros_like(now[:, :1]), now[:, :-1]], 1)
         x = x + self.time(torch.cat([before, now], -1))
         return x + self.mlp(self.norms[2](x))
+
+
+class _Refinement(nn.Module):
+    """Four 3 x 3 convolutions over the frames of one latent and the frame before them, added to these frames.
+
+    The first frame stands four times for its latent. The last layer is zero at the start.
+    """
+
+    def __init__(self, channels: int, group: int) -> None:
+        super().__init__()
+        self.group = group
+        widths = (3 * group + 3, channels, channels, channels, 3 * group)
+        self.layers = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(widths))
+        last: Any = self.layers[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, video: Float[Tensor, "n 3 t h w"]) -> Float[Tensor, "n 3 t h w"]:
+        n, first = video.shape[0], video[:, :, :1]
+        frames = torch.cat([first.expand(-1, -1, self.group, -1, -1), video[:, :, 1:]], 2)
+        frames = rearrange(frames, "n c (m g) h w -> (n m) (g c) h w", g=self.group)
+        before = torch.cat([first, video[:, :, : -1 : self.group]], 2)
+        x = torch.cat([frames, rearrange(before, "n c m h w -> (n m) c h w")], 1)
+        for layer in self.layers[:-1]:
+            x = nn.functional.gelu(layer(x))
+        frames = rearrange(frames + self.layers[-1](x), "(n m) (g c) h w -> n c (m g) h w", n=n, g=self.group)
+        return frames[:, :, self.group - 1 :]
 
 
 def _positions(height: int, width: int, channels: int, device: torch.device) -> Float[Tensor, "y x d"]:

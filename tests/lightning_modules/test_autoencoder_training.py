@@ -34,10 +34,10 @@ def fit(module: AutoencoderTraining, steps: int) -> None:
     trainer.fit(module, DataLoader([batch(k) for k in range(steps)], batch_size=None))
 
 
-def module(**options) -> AutoencoderTraining:
+def module(refinement: int = 0, **options) -> AutoencoderTraining:
     torch.manual_seed(0)
     return AutoencoderTraining(
-        lambda: PatchAutoencoder(channels=8, width=64, depth=1),
+        lambda: PatchAutoencoder(channels=8, width=64, depth=1, refinement=refinement),
         lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
         initial_batches=0, **options,
     )  # fmt: skip
@@ -65,6 +65,17 @@ def test_a_decoder_alone_leaves_the_latents_as_they_are():
     fit(trained, 60)
     assert torch.equal(encode_grid(trained.network, images), latents)
     assert error(trained.network) < before / 3
+
+
+def test_refinement_alone_leaves_everything_else_as_it_is():
+    trained = module(refinement=16, trainable=["^refine"])
+    trained.configure_model()
+    before = error(trained.network)
+    weights = {name: p.clone() for name, p in trained.network.named_parameters()}
+    fit(trained, 60)
+    assert error(trained.network) < before / 2
+    changed = {n for n, p in trained.network.named_parameters() if not torch.equal(p, weights[n])}
+    assert changed == {n for n in weights if n.startswith("refine.")}
 
 
 def test_a_pattern_that_names_nothing_is_an_error():

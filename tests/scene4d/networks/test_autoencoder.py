@@ -22,6 +22,12 @@ def small():
 
 
 @pytest.fixture(scope="module")
+def refined():
+    torch.manual_seed(0)
+    return PatchAutoencoder(channels=8, width=64, depth=2, refinement=4).eval()
+
+
+@pytest.fixture(scope="module")
 def wan(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wan")
     torch.manual_seed(0)
@@ -29,7 +35,7 @@ def wan(tmp_path_factory):
     return WanAutoencoder(str(folder))
 
 
-@pytest.mark.parametrize("name", ["small", "wan"])
+@pytest.mark.parametrize("name", ["small", "refined", "wan"])
 def test_compression_and_causality(name, request):
     codec = request.getfixturevalue(name)
     images = torch.rand(1, 2, 9, 3, 32, 16)
@@ -42,6 +48,37 @@ def test_compression_and_causality(name, request):
         )
         torch.testing.assert_close(
             encode_grid(codec, images[:, :, :1]), latents[:, :, :1], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_refinement_starts_as_the_decoder_alone_and_sees_no_later_latent(small, tmp_path):
+    torch.manual_seed(0)
+    refined = PatchAutoencoder(channels=8, width=64, depth=2, refinement=4).eval()
+    assert not refined.load_state_dict(small.state_dict(), strict=False).unexpected_keys
+    latents = torch.randn(2, 8, 3, 2, 2)
+    with torch.no_grad():
+        plain = small.decode(latents)
+        assert torch.equal(refined.decode(latents), plain)
+        for parameter in refined.refine.parameters():
+            parameter.normal_(std=0.5)
+        whole = refined.decode(latents)
+        assert not torch.allclose(whole, plain, atol=0.1)
+        for count in (1, 2):  # latents from the start on, so many frames
+            part = refined.decode(latents[:, :, :count])
+            torch.testing.assert_close(part, whole[:, :, : 4 * count - 3], rtol=1e-4, atol=1e-4)
+        # each frame goes with the frames of its own latent and the one before, no other
+        moved = plain.clone()
+        moved[:, :, 2] += 1
+        changed = (refined.refine(moved - 1) != refined.refine(plain - 1)).any(dim=4).any(3).any(1).any(0)
+        assert changed.tolist() == [False, True, True, True, True, False, False, False, False]
+        moved = plain.clone()
+        moved[:, :, 4] += 1
+        changed = (refined.refine(moved - 1) != refined.refine(plain - 1)).any(dim=4).any(3).any(1).any(0)
+        assert changed.tolist() == [False] + 8 * [True]
+    save_file(small.state_dict(), tmp_path / "plain.safetensors")
+    with pytest.raises(ValueError, match=r"'refine.layers.0.weight' is absent there and \[4, 15, 3, 3\] in"):
+        PatchAutoencoder(
+            channels=8, width=64, depth=2, refinement=4, weights=str(tmp_path / "plain.safetensors")
         )
 
 

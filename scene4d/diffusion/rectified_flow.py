@@ -153,8 +153,9 @@ class RectifiedFlow:
         x = noise
         for sigma, following in zip(sigmas, sigmas[1:]):
             clean = self.denoise(network, x, sigma, references, reference_mask, text, guidance)
-            x = clean + (x - clean) * (following / sigma)
-            yield torch.where(reference_mask[..., None, None, None], references, clean)
+            clean = torch.where(reference_mask[..., None, None, None], references, clean)
+            x = clean + (x - clean) * (following / sigma)  # given latents follow their path of training
+            yield clean
 
 
 def latent_reference_mask(reference: Bool[Tensor, "b v t"]) -> Bool[Tensor, "b v n"]:

@@ -96,6 +96,24 @@ def test_every_prediction_keeps_the_given_references():
     assert len(path) == 2 and all(torch.equal(out[mask], x[mask]) for out in path)
 
 
+@pytest.mark.parametrize("clean_references", [True, False])
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+def test_sampling_feeds_references_as_training_does(prediction, clean_references):
+    """Whatever the network says about given latents, which the loss never trains."""
+    x, mask, noise, fed = grid(), corner_mask(), torch.randn(grid().shape), []
+
+    def network(noisy, *rest):
+        fed.append(noisy[mask])
+        return torch.full_like(noisy, 7.0)
+
+    flow = RectifiedFlow(prediction=prediction, clean_references=clean_references)
+    list(flow.predictions(network, noise, x, mask, steps=4))
+    sampled = fed.copy()
+    for sigma, ours in zip(sampling_sigmas(4), sampled):
+        flow.loss(network, x, mask, None, sigma.expand(len(x)), noise)
+        torch.testing.assert_close(ours, fed[-1])
+
+
 @pytest.mark.parametrize("options", [{"shift": 3.0}, {"shift": 5.0, "sampling_shift": 3.0}])
 def test_steps_follow_the_euler_formula(options):
     """Against the ten lines of the formula, velocity form; the first prediction is the mean from pure noise."""

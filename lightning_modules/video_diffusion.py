@@ -87,6 +87,7 @@ class VideoDiffusion(L.LightningModule):
         self.results: dict = {}
         self.pictures: dict[str, Tensor] = {}
         self.fixed_losses: dict[str, list[Tensor]] = {}
+        self.source_losses: dict[str, list[Tensor]] = {}
 
     def configure_model(self) -> None:
         """Builds the networks once, on whatever device and precision the strategy sets up."""
@@ -164,9 +165,11 @@ class VideoDiffusion(L.LightningModule):
         return batch.images if batch.latents is None else self.decode(self.latents(batch))
 
     def training_step(self, batch: SceneBatch, index: int) -> Tensor:
-        """The loss; its noise depends on the step and rank alone, so a resumed run repeats the same numbers."""
+        """The loss; its noise depends on the number of the batch and the rank alone, so a resumed run repeats it."""
         latents, mask = self.latents(batch), latent_reference_mask(batch.reference)
-        generator = torch.Generator().manual_seed(2**20 * self.global_rank + self.global_step)
+        accumulated = self.trainer.accumulate_grad_batches
+        number = self.global_step * accumulated + index % accumulated
+        generator = torch.Generator().manual_seed(2**20 * self.global_rank + number)  # its low 32 bits count
         sigmas = self.flow.draw_sigmas(len(latents), generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         text = batch.text
@@ -176,11 +179,21 @@ class VideoDiffusion(L.LightningModule):
             )
         losses = self.flow.loss(self.network, latents, mask, text, sigmas, noise)
         self.log("train/loss", losses.mean(), prog_bar=True)
-        if index % max(1, self.trainer.log_every_n_steps) == 0:
-            for name in sorted(set(batch.source)):
-                of_source = losses.detach()[[s == name for s in batch.source]]
-                self.log(f"train/loss_{name}", of_source.mean(), batch_size=len(of_source))
+        for name, loss in zip(batch.source, losses.detach()):
+            self.source_losses.setdefault(name, []).append(loss)
         return losses.mean()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Writes the mean loss of every source since the last time, beside `train/loss`.
+
+        Not by `self.log`, which would write the value of an earlier step again for a source that did not come.
+        """
+        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+            losses = self.source_losses.items()
+            means = {f"train/loss_{name}": torch.stack(found).mean().item() for name, found in losses}
+            for logger in self.loggers:
+                logger.log_metrics(means, self.global_step)
+            self.source_losses.clear()
 
     def validation_step(self, batch: SceneBatch, index: int, dataloader_idx: int = 0) -> None:
         name, sample = f"grid_{batch.source[0]}", None
@@ -205,8 +218,17 @@ class VideoDiffusion(L.LightningModule):
             self.evaluation.start(self, self._training_images(self.evaluation.linear_batches))
 
     def _training_images(self, count: int) -> Iterator[Tensor]:
-        """The images of the first training batches, for the linear predictor."""
+        """The images of the first training batches, for the linear predictor.
+
+        Raises:
+            ValueError: The data has no training sources.
+        """
         if count:
+            if not getattr(self.trainer.datamodule, "train", True):
+                raise ValueError(
+                    "the linear predictor, a baseline, needs training sources: give data.init_args.train, or "
+                    "model.init_args.evaluation.baselines: false"
+                )
             self.trainer.datamodule.setup("fit")
             for batch in islice(self.trainer.datamodule.train_dataloader(), count):
                 yield self.images(batch.to(self.device))

@@ -73,7 +73,7 @@ def config(folder, root, latents: bool, weights: int = 0) -> str:
 def test_losses_and_pictures_are_those_of_encoding(folder, tmp_path, monkeypatch):
     pictures = main(["fit", "--config", config(folder, tmp_path / "pictures", latents=False)])
     wanted = {name: value for name, value in pictures.trainer.callback_metrics.items() if "loss" in name}
-    assert {"train/loss", "train/loss_objects", "train/loss_static", "val/loss"} <= set(wanted)
+    assert {"train/loss", "val/loss_objects", "val/loss"} <= set(wanted)
     monkeypatch.setattr("scene4d.sample_format.decode_video", None)  # videos are not decoded
     found = main(["fit", "--config", config(folder, tmp_path / "latents", latents=True)])
     for name, value in wanted.items():

@@ -1,5 +1,6 @@
 """The whole command line on tiny shards: fit, resume, validate, predict."""
 
+import csv
 import json
 
 import numpy as np
@@ -9,8 +10,9 @@ import webdataset as wds
 import yaml
 from safetensors import safe_open
 
+from lightning_modules import VideoDiffusion
 from main import main
-from scene4d.diffusion.rectified_flow import latent_reference_mask
+from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask
 from scene4d.grid_format import read_grid
 from scene4d.sample_format import SceneSample, encode_sample, encode_video
 
@@ -96,13 +98,52 @@ def test_only_the_self_attention_trains(trained):
         assert set(file.keys()) == names
 
 
-def test_a_killed_run_goes_on_with_the_next_batch(trained, shards, tmp_path):
-    whole = parameters(trained[1])
-    main(["fit", "--config", config(shards, tmp_path, max_steps=2)])
-    again = main(["fit", "--config", config(shards, tmp_path), "--ckpt_path", "last"])
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_killed_run_goes_on_with_the_next_batch(trained, shards, tmp_path, batches):
+    more = {"accumulate_grad_batches": batches}
+    whole = trained[1] if batches == 1 else main(["fit", "--config", config(shards, tmp_path / "a", **more)])
+    main(["fit", "--config", config(shards, tmp_path, max_steps=2, **more)])
+    again = main(["fit", "--config", config(shards, tmp_path, **more), "--ckpt_path", "last"])
     assert again.trainer.global_step == 4
+    expected = parameters(whole)
     for name, value in parameters(again).items():  # same batches, same noise: the same bits
-        assert torch.equal(whole[name], value), name
+        assert torch.equal(expected[name], value), name
+
+
+def test_every_batch_has_its_own_noise_and_counts_once_in_the_logged_losses(shards, tmp_path, monkeypatch):
+    """4 steps of 4 batches of one sample, written every 2 steps; one sample in 16 is of the rare source."""
+    loss, latents, noises, sigmas, seen = RectifiedFlow.loss, VideoDiffusion.latents, [], [], []
+
+    def recorded(self, network, x, mask, text, levels, noise):
+        losses = loss(self, network, x, mask, text, levels, noise)
+        noises.append(noise.sum().item())
+        sigmas.append(levels.item())
+        seen[-1] += (losses.item(),)
+        return losses
+
+    monkeypatch.setattr(VideoDiffusion, "latents", lambda *x: seen.append((x[1].source[0],)) or latents(*x))
+    monkeypatch.setattr(RectifiedFlow, "loss", recorded)
+    path = config(shards, tmp_path, log_every_n_steps=2, accumulate_grad_batches=4, limit_val_batches=0)
+    content = yaml.safe_load((tmp_path / "in.yaml").read_text())
+    train = content["data"]["init_args"]["train"]
+    train[0]["weight"] = 15.0
+    train.append(train[0] | {"name": "rare", "weight": 1.0})
+    content["data"]["init_args"]["batch_size"] = 1
+    content["trainer"]["logger"] = {
+        "class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path)}
+    }  # fmt: skip
+    (tmp_path / "in.yaml").write_text(yaml.safe_dump(content))
+    main(["fit", "--config", path])
+    assert len(seen) == len(set(noises)) == len(set(sigmas)) == 16
+    with open(next(tmp_path.rglob("metrics.csv"))) as file:
+        rows = list(csv.DictReader(file))
+    for name in ("objects", "rare"):
+        windows = [[x for source, x in seen[start : start + 8] if source == name] for start in (0, 8)]
+        expected = {step: np.mean(x) for step, x in zip(("1", "3"), windows) if x}
+        column = f"train/loss_{name}"
+        found = {row["step"]: float(row[column]) for row in rows if row[column]}
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert {row["step"] for row in rows if row["train/loss"]} == {"1", "3"}
 
 
 def test_references_are_encoded_as_the_whole_grid_would_be(trained):

@@ -14,7 +14,7 @@ def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
     """Joins batches of one along `b`.
 
     What only some scenes have is filled in: cameras with NaN (so that a use of a camera that does not exist
-    shows), depth with 0 (unknown), captions with zeros under a False mask. What no scene has stays None.
+    shows), depth with 0 (unknown), captions with zeros. What no scene has stays None.
 
     Raises:
         ValueError: Grids of different shapes, or latents of only some scenes, of several autoencoders or shapes;
@@ -24,8 +24,6 @@ def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
     if len(shapes) > 1:
         keys = [key for scene in scenes for key in scene.keys]
         raise ValueError(f"samples {keys} cannot share a batch, their grids (v t c h w) are {sorted(shapes)}")
-    text, text_mask = _join_text(scenes)
-    latents = _join_latents(scenes)
     return SceneBatch(
         images=_join_images(scenes),
         cameras=_join_cameras(scenes),
@@ -34,9 +32,8 @@ def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
         source=[name for scene in scenes for name in scene.source],
         keys=[key for scene in scenes for key in scene.keys],
         depths=_join_depths(scenes),
-        text=text,
-        text_mask=text_mask,
-        latents=latents,
+        text=_join_text(scenes),
+        latents=_join_latents(scenes),
         autoencoder=scenes[0].autoencoder,
     )
 
@@ -83,15 +80,13 @@ def _join_depths(scenes: Sequence[SceneBatch]) -> Tensor | None:
     )
 
 
-def _join_text(scenes: Sequence[SceneBatch]) -> tuple[Tensor | None, Tensor | None]:
+def _join_text(scenes: Sequence[SceneBatch]) -> Tensor | None:
     known = [scene.text for scene in scenes if scene.text is not None]
     if not known:
-        return None, None
+        return None
     length, size = max(text.shape[1] for text in known), known[0].shape[2]
     text = torch.zeros(len(scenes), length, size)
-    mask = torch.zeros(len(scenes), length, dtype=torch.bool)
     for row, scene in enumerate(scenes):
         if scene.text is not None:
             text[row, : scene.text.shape[1]] = scene.text[0]
-            mask[row, : scene.text.shape[1]] = True
-    return text, mask
+    return text

@@ -181,7 +181,6 @@ class GridReader:
             keys=[sample.key],
             depths=None if depths is None else depths[None],
             text=None if sample.text is None else torch.from_numpy(sample.text)[None],
-            text_mask=None if sample.text is None else torch.ones(1, len(sample.text), dtype=torch.bool),
         )
 
 

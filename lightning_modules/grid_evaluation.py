@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,6 @@ from scene4d.visualization import comparison_sheet
 if TYPE_CHECKING:
     from lightning_modules.video_diffusion import VideoDiffusion
 
-SOURCES = ("objects", "physics", "homography", "static", "capture")
 GENERATED = ("sample", "one_step", "sample_static_reference", "sample_other_reference")
 BASELINES = ("copy_freeze_time", "copy_fixed_view", "blend", "blurred_copy", "linear", "autoencoder")
 
@@ -48,9 +47,17 @@ class GridEvaluation:
         self.perceptual: Any = None
         self.linear: Any = None
 
-    def start(self, module: VideoDiffusion, training_images: Iterable[Tensor]) -> None:
-        """Empties the table and fits the linear predictor."""
-        self.table = ScoreTable(SOURCES, GENERATED + BASELINES).to(module.device)
+    def start(
+        self, module: VideoDiffusion, sources: Sequence[str], training_images: Iterable[Tensor]
+    ) -> None:
+        """Empties the table and fits the linear predictor.
+
+        Args:
+            module: Generates.
+            sources: All that are scored, on any rank: the rows of the table.
+            training_images: What the linear predictor is fitted on.
+        """
+        self.table = ScoreTable(sources, GENERATED + BASELINES).to(module.device)
         self.perceptual = self.perceptual or PerceptualLoss().to(module.device)
         if self.baselines:
             self.linear = LinearPredictor(module.encode, module.decode).fit(training_images)

@@ -45,8 +45,9 @@ class VideoDiffusion(L.LightningModule):
         optimizer: Builds the optimizer from the trainable parameters.
         lr_scheduler: Builds a schedule from the optimizer, stepped every batch; None = constant.
         trainable: Regular expressions on parameter names of the network; what matches trains.
-        initial_weights: safetensors files loaded in this order; together they must cover the network. A file
-            may hold a part, for example the fine-tuned self-attention on top of the base model.
+        initial_weights: safetensors files loaded in this order. A file may hold a part, for example the
+            fine-tuned self-attention on top of the base model; together they must cover the network, unless it
+            starts from weights of its own (`pretrained`).
         evaluation: What `validate` and `test` score.
         sample_steps: Euler steps of sampling.
         guidance: Weight of classifier-free guidance; 1 = off, as the paper has it when both videos are given.
@@ -95,7 +96,7 @@ class VideoDiffusion(L.LightningModule):
             return
         network: Any = self.build_network()
         if self.initial_weights:
-            load_weights(network, self.initial_weights)
+            load_weights(network, self.initial_weights, optional=[""] if network.has_weights else [])
         count = len(trainable_parameters(network, self.trainable))
         log.info("%d parameter tensors of the network train", count)
         if self.compile_network:
@@ -215,7 +216,8 @@ class VideoDiffusion(L.LightningModule):
         self.pictures.clear()
         self.fixed_losses.clear()
         if not self.fitting:
-            self.evaluation.start(self, self._training_images(self.evaluation.linear_batches))
+            sources = [source.name for source in self.trainer.datamodule.val]
+            self.evaluation.start(self, sources, self._training_images(self.evaluation.linear_batches))
 
     def _training_images(self, count: int) -> Iterator[Tensor]:
         """The images of the first training batches, for the linear predictor.
@@ -310,7 +312,7 @@ class VideoDiffusion(L.LightningModule):
         images = self.generate(batch.images, batch.reference, batch.text, self.sample_steps)
         return SceneBatch(
             images=images, cameras=batch.cameras, frame_times=batch.frame_times, reference=batch.reference,
-            source=batch.source, keys=batch.keys, text=batch.text, text_mask=batch.text_mask,
+            source=batch.source, keys=batch.keys, text=batch.text,
         )  # fmt: skip
 
 

@@ -76,8 +76,7 @@ class SceneBatch(_Movable):
         source: Name of the data source of every sample: objects, physics, homography, static, capture.
         keys: Name of every sample, unique within its source.
         depths: Planar z in scene units, 0 where unknown (background, frames stored without depth).
-        text: Caption embedding, padded with zeros; None when no source has captions.
-        text_mask: True at real tokens of `text`.
+        text: Caption embedding, zeros where a caption is shorter or absent; None when no source has captions.
         latents: Normalised latents of all frames, computed before (float16); None when images are given.
         autoencoder: Fingerprint of the autoencoder that made `latents`.
     """
@@ -90,7 +89,6 @@ class SceneBatch(_Movable):
     keys: list[str] = field(default_factory=list)
     depths: Float[Tensor, "b v t h w"] | None = None
     text: Float[Tensor, "b l d"] | None = None
-    text_mask: Bool[Tensor, "b l"] | None = None
     latents: Float[Tensor, "b v n z y x"] | None = None
     autoencoder: str | None = None
 

@@ -22,6 +22,8 @@ from scene4d.networks.pretrained import from_pretrained, load_weights
 
 Grid = tuple[int, int, int]
 
+WAN_TEXT_LENGTH = 512
+
 
 class GridRotaryEmbedding(nn.Module):
     """Wan's rotary embedding at t' = v * t_max + t (paper, sec. 3.1 "Positional embedding").
@@ -120,6 +122,9 @@ class WanGridTransformer(nn.Module):
         max_latent_frames: Stride t_max of views in position space; the base's own maximum (Wan: 21 latent
             frames = 81 frames), so that positions stay put when the duration grows between stages.
         attention: "auto", or another backend of `fused_view_time_attention`.
+        text_length: Captions are padded with zeros to so many tokens, which are attended to: Wan was trained so,
+            with 512, and a sample must not depend on the captions beside it in its batch. None = 512 with
+            `pretrained`, else 1 (a sentence embedding).
         reference_bias: Add the patch embedding of references with its bias, as the paper's words have it, or
             without.
         gradient_checkpointing: Recompute blocks in the backward pass.
@@ -143,6 +148,7 @@ class WanGridTransformer(nn.Module):
         num_layers: int = 8,
         max_latent_frames: int = 21,
         attention: str = "auto",
+        text_length: int | None = None,
         reference_bias: bool = True,
         gradient_checkpointing: bool = False,
         dtype: str = "float32",
@@ -157,6 +163,9 @@ class WanGridTransformer(nn.Module):
                 text_dim=text_dim, freq_dim=freq_dim, ffn_dim=ffn_dim, num_layers=num_layers,
             )  # fmt: skip
             initialize(self.base)
+        # then files given to `VideoDiffusion.initial_weights` may hold a part
+        self.has_weights = pretrained is not None or weights is not None
+        self.text_length = text_length or (1 if pretrained is None else WAN_TEXT_LENGTH)
         self.max_latent_frames, self.reference_bias = max_latent_frames, reference_bias
         config = self.base.config
         self.base.rope = GridRotaryEmbedding(config.attention_head_dim, config.patch_size)
@@ -184,17 +193,18 @@ class WanGridTransformer(nn.Module):
         Args:
             latents: Noisy latents, n latent frames a view.
             sigmas: Noise level of every grid, in [0, 1].
-            text: Caption embedding; zeros at padding. None = no caption.
+            text: Caption embedding, at most `text_length` tokens; zeros at padding. None = no caption.
             references: Clean latents; only those under `reference_mask` are used.
             reference_mask: True where the latent is given.
 
         Raises:
-            ValueError: Size not divisible by the patch, or more latent frames than `max_latent_frames`.
+            ValueError: Size not divisible by the patch, more latent frames than `max_latent_frames`, or more
+                tokens of text than `text_length`.
         """
         b, v, n, _, y, x = latents.shape
         self._check(v, n, y, x)
-        if text is None:
-            text = latents.new_zeros(b, 1, self.base.config.text_dim)
+        text = latents.new_zeros(b, 0, self.base.config.text_dim) if text is None else text
+        text = self._padded(text)
         self.base.rope.views, self.base.rope.max_latent_frames = v, self.max_latent_frames
         hook = None
         if references is not None and reference_mask is not None:
@@ -224,6 +234,11 @@ class WanGridTransformer(nn.Module):
             return output + mask.to(output.dtype) * embedded.to(output.dtype)
 
         return add
+
+    def _padded(self, text: Float[Tensor, "b l d"]) -> Float[Tensor, "b text_length d"]:
+        if text.shape[1] > self.text_length:
+            raise ValueError(f"a caption has {text.shape[1]} tokens, text_length is {self.text_length}")
+        return F.pad(text, (0, 0, 0, self.text_length - text.shape[1]))
 
     def _check(self, views: int, frames: int, height: int, width: int) -> None:
         _, ph, pw = self.base.config.patch_size

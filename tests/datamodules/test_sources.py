@@ -109,7 +109,7 @@ def test_batch_mixes_scenes_with_and_without_cameras_depth_and_text(members, sce
     unknown = torch.isnan(batch.cameras.c2w).flatten(1).all(1)
     assert unknown.tolist() == [False, True, False] and torch.isfinite(batch.cameras.c2w[[0, 2]]).all()
     assert not batch.depths[1].any() and batch.depths[0].any()
-    assert batch.text.shape == (3, 3, 6) and batch.text_mask.sum(1).tolist() == [0, 0, 3]
+    assert batch.text.shape == (3, 3, 6) and batch.text.sum((1, 2)).tolist() == [0, 0, 18]
     assert batch.source == ["objects", "homography", "physics"] and batch.keys == ["one", "clip", "captioned"]
     only_videos = collate([scenes[1], scenes[1]])
     assert only_videos.cameras is None and only_videos.depths is None and only_videos.text is None

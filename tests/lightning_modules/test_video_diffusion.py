@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import torch
 import webdataset as wds
 import yaml
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lightning_modules import VideoDiffusion
 from main import main
 from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask
 from scene4d.grid_format import read_grid
+from scene4d.networks import PatchAutoencoder, WanGridTransformer
 from scene4d.sample_format import SceneSample, encode_sample, encode_video
 
 SIZE, VIEWS, FRAMES = 32, 3, 9
@@ -187,18 +190,49 @@ def test_validate_scores_every_method(trained, shards):
     assert scores["copy_freeze_time"]["psnr"] < 30 and np.isfinite(scores["sample"]["psnr"])
 
 
-def test_validate_without_baselines_scores_the_network_alone(trained):
+def test_validate_without_baselines_scores_the_network_alone_on_sources_of_any_name(trained):
     root, _ = trained
+    content = yaml.safe_load((root / "in.yaml").read_text())
+    content["data"]["init_args"]["val"][0]["name"] = "kubric"
+    (root / "kubric.yaml").write_text(yaml.safe_dump(content))
     main([
-        "validate", "--config", str(root / "in.yaml"), "--ckpt_path", "last",
+        "validate", "--config", str(root / "kubric.yaml"), "--ckpt_path", "last",
         "--model.init_args.evaluation.baselines", "false", "--trainer.callbacks",
         '[{"class_path": "callbacks.MetricsExport", "init_args": {"path": "short.json"}}, '
         '{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": true}}]',
     ])  # fmt: skip
-    short = json.loads((root / "short.json").read_text())["diffusion"]["objects"]
+    short = json.loads((root / "short.json").read_text())["diffusion"]["kubric"]
     assert set(short) == {
         "scenes", "sample", "one_step", "sample_static_reference", "sample_other_reference"
     }  # fmt: skip
+
+
+def test_a_pretrained_network_starts_from_the_part_that_an_earlier_stage_has_trained(tmp_path):
+    sizes = {
+        "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "text_dim": 8, "freq_dim": 16,
+        "ffn_dim": 32, "num_layers": 1, "patch_size": (1, 1, 1),
+    }  # fmt: skip
+    WanGridTransformer(**sizes).base.save_pretrained(tmp_path / "transformer")
+    path = str(tmp_path / "stage1.safetensors")
+
+    def start(**network):
+        module = VideoDiffusion(
+            partial(WanGridTransformer, **network), lambda: PatchAutoencoder(4, 64, 1), RectifiedFlow(),
+            initial_weights=[path],
+        )  # fmt: skip
+        module.configure_model()
+        return module.network.state_dict()
+
+    base = WanGridTransformer(pretrained=str(tmp_path)).state_dict()
+    trained = {name: value + 1 for name, value in base.items() if ".attn1." in name}
+    save_file(trained, path)
+    found = start(pretrained=str(tmp_path))
+    assert all(torch.equal(found[name], value) for name, value in (base | trained).items())
+    with pytest.raises(ValueError, match=r"base\.scale_shift_table' is absent there"):
+        start(**sizes)  # nothing else would give the rest
+    save_file(trained | {"base.other": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"'base\.other' is \[1\] there and absent in the network"):
+        start(pretrained=str(tmp_path))
 
 
 @pytest.mark.slow  # compiles for a minute

@@ -21,7 +21,7 @@ SIZES = dict(
 def make_pair(**kwargs):
     """A wrapper and a plain diffusers model with the same random weights."""
     torch.manual_seed(0)
-    wrapper = WanGridTransformer(**SIZES, **kwargs)
+    wrapper = WanGridTransformer(**SIZES, text_length=3, **kwargs)
     for parameter in wrapper.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     plain = WanTransformer3DModel(patch_size=(1, 2, 2), out_channels=4, **SIZES)
@@ -85,7 +85,7 @@ def test_views_are_placed_at_multiples_of_the_maximal_length():
 
 def test_one_layer_mixes_only_row_and_column():
     torch.manual_seed(0)
-    wrapper = WanGridTransformer(**{**SIZES, "num_layers": 1})
+    wrapper = WanGridTransformer(**{**SIZES, "num_layers": 1}, text_length=3)
     for parameter in wrapper.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     x, sigmas, text = inputs(1, 3, 4)
@@ -134,9 +134,26 @@ def test_saved_base_loads_in_plain_diffusers(tmp_path):
         tmp_path, subfolder="transformer", output_loading_info=True
     )
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    again = WanGridTransformer(pretrained=str(tmp_path))
+    again = WanGridTransformer(pretrained=str(tmp_path), text_length=3)
     x, sigmas, text = inputs(1, 2, 3)
     assert torch.equal(again(x, sigmas, text), wrapper(x, sigmas, text))
+
+
+def test_captions_are_padded_as_the_checkpoint_saw_them(tmp_path):
+    """512 tokens for Wan, whatever captions lie beside them in the batch."""
+    wrapper, plain = make_pair()
+    plain.save_pretrained(tmp_path / "transformer")
+    pretrained = WanGridTransformer(pretrained=str(tmp_path))
+    x, sigmas, text = inputs(1, 1, 2)
+    longer = torch.nn.functional.pad(text, (0, 0, 0, 4))  # a batch mate has 7 tokens
+    padded = torch.nn.functional.pad(text, (0, 0, 0, 509))
+    expected = plain(flat(x), sigmas * 1000, padded, return_dict=False)[0]
+    for caption in (text, longer):
+        assert torch.equal(flat(pretrained(x, sigmas, caption)), expected)
+    assert torch.equal(pretrained(x, sigmas), pretrained(x, sigmas, 0 * text))
+    assert WanGridTransformer(**SIZES).text_length == 1
+    with pytest.raises(ValueError, match="a caption has 7 tokens, text_length is 3"):
+        wrapper(x, sigmas, longer)
 
 
 def test_clear_errors(tmp_path):

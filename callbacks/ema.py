@@ -46,6 +46,8 @@ class ExponentialMovingAverage(L.Callback):
 
     def whole_averages(self) -> dict[str, Tensor]:
         """Whole float32 copies on the CPU, by parameter name; every rank must call it."""
+        if self._loaded:  # nothing has run since the checkpoint was read
+            return dict(self._loaded)
         return {name: gather(value) for name, value in self.averages.items()}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

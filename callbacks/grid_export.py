@@ -54,12 +54,12 @@ class GridExport(L.Callback):
                 self.write(Path(trainer.default_root_dir) / self.output, outputs, index)
 
     def write(self, output: Path, grid: SceneBatch, index: int) -> None:
-        """Writes one scene."""
+        """Writes one scene; `grid.safetensors` comes last and tells that the scene is complete."""
         key = grid.keys[index] if grid.keys else f"{len(self.written):04d}"
         folder = scene_folder(output, key, self.subfolders, self.written)
-        write_grid(folder / "grid.safetensors", grid, index)
         frames = grid_video(grid.images[index], grid.reference[index])
         write_video(folder / "grid.mp4", frames, frame_rate(grid.frame_times[index].tolist()), self.enlarge)
+        write_grid(folder / "grid.safetensors", grid, index)
         self.written.append(key)
         log.info("grid of %s -> %s", key, folder / "grid.mp4")
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -18,7 +17,10 @@ from callbacks.sharding import gather, reshard
 
 
 class WeightsExport(L.Callback):
-    """Writes `path` at every checkpoint and at the end of training.
+    """Writes `path` when training has ended, so that a file that is there holds finished weights.
+
+    A run that is resumed when no step is left writes it too. Unfinished weights are in the checkpoints, which
+    `validate` and `predict` read with `--ckpt_path`.
 
     Keys are those of `module` alone, so that the file loads into the network without Lightning. The header
     holds the step, the hash of the module's configuration, and whether the weights are averaged.
@@ -35,16 +37,20 @@ class WeightsExport(L.Callback):
         self, path: str, module: str = "network", trainable_only: bool = False, half: bool = False
     ) -> None:
         self.path, self.module, self.trainable_only, self.half = path, module, trainable_only, half
+        self._written = False
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Exports beside every checkpoint."""
-        self.export(trainer, pl_module)
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forgets earlier runs."""
+        self._written = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Exports the last weights."""
+        """Exports the last weights, while they are still on their device."""
         self.export(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Exports what a finished run's checkpoint held: Lightning skips the hooks of training there."""
+        if not self._written:
+            self.export(trainer, pl_module)
 
     def export(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the file; every rank must call it, rank 0 writes.
@@ -64,6 +70,7 @@ class WeightsExport(L.Callback):
                 "step": str(trainer.global_step), "config_hash": config_hash(pl_module),
                 "averaged": str(bool(averages)).lower(), "trainable_only": str(self.trainable_only).lower(),
             })  # fmt: skip
+        self._written = True
 
     def _collect(self, network: torch.nn.Module, averages: dict[str, Tensor]) -> dict[str, Tensor]:
         wanted = {

@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -26,12 +27,13 @@ class Small(L.LightningModule):
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1.0)
 
 
-def fit(folder, module, *callbacks) -> L.Trainer:
+def fit(folder, module, *callbacks, ckpt_path=None) -> L.Trainer:
+    checkpoints = any(isinstance(c, ModelCheckpoint) for c in callbacks)
     trainer = L.Trainer(
         default_root_dir=folder, max_steps=3, callbacks=list(callbacks), accelerator="cpu", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=checkpoints,
     )  # fmt: skip
-    trainer.fit(module, DataLoader(torch.randn(12, 3), batch_size=4))
+    trainer.fit(module, DataLoader(torch.randn(12, 3), batch_size=4), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -65,12 +67,34 @@ def test_trainable_only_averaged_and_half(tmp_path):
     assert header(path)["averaged"] == "true"
 
 
-def test_every_checkpoint_exports(tmp_path):
-    path = tmp_path / "w.safetensors"
-    trainer = fit(tmp_path, Small(), WeightsExport(str(path)))
+class Interrupted(L.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            raise RuntimeError("interrupted")
+
+
+def test_an_interrupted_run_exports_nothing(tmp_path):
+    path, saves = tmp_path / "w.safetensors", ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fit(tmp_path, Small(), saves, WeightsExport(str(path)), Interrupted())
+    assert (tmp_path / "last.ckpt").is_file() and not path.exists()
+
+
+@pytest.mark.parametrize("first", ["average", "export"])
+def test_a_finished_run_that_is_resumed_exports_again(tmp_path, first):
+    path, saves = tmp_path / "w.safetensors", ModelCheckpoint(tmp_path, every_n_train_steps=3, save_last=True)
+
+    def again(ckpt_path=None) -> dict[str, torch.Tensor]:
+        callbacks = [ExponentialMovingAverage(0.9), WeightsExport(str(path), trainable_only=True)]
+        ordered = callbacks if first == "average" else callbacks[::-1]
+        fit(tmp_path, Small(), *ordered, saves, ckpt_path=ckpt_path)
+        return load_file(path)
+
+    whole, finished = again(), header(path)
     path.unlink()
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
-    assert header(path)["step"] == "3"
+    resumed = again(tmp_path / "last.ckpt")
+    assert header(path) == finished and finished["averaged"] == "true" and finished["step"] == "3"
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
 def test_unknown_network_is_named(tmp_path):

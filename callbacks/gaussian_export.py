@@ -24,6 +24,7 @@ from scene4d.viewer import write_viewer
 from scene4d.visualization import to_uint8, write_video
 
 log = logging.getLogger(__name__)
+WHITE = (1.0, 1.0, 1.0)
 
 
 class GaussianExport(L.Callback):
@@ -31,7 +32,7 @@ class GaussianExport(L.Callback):
 
     `frames/frame_0001.ply` and so on (one a timestep), `cameras.json`, `orbit.mp4` (a looping novel camera
     path while time runs) and `viewer.html` (opens by double-click). A prediction is anything with `cameras`
-    (`b v`) and `gaussians` (`b t g`), and optionally `frame_times` (`b t`, seconds) and `keys`.
+    (`b v`) and `gaussians` (`b t g`), and optionally `frame_times` (`b t`, seconds), `keys` and `background` (`b 3`).
 
     Args:
         output: Folder, relative to the trainer's default_root_dir.
@@ -39,7 +40,7 @@ class GaussianExport(L.Callback):
         opacity_threshold: Gaussians fainter than this are left out of every file.
         orbit_rounds: How often time runs from start to end during one loop of the path.
         enlarge: Every pixel of the video is repeated this many times; rendering keeps the input resolution.
-        background: Colour behind the Gaussians, RGB in [0, 1].
+        background: Colour behind the Gaussians, RGB in [0, 1]; None = the prediction's own, white if it has none.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class GaussianExport(L.Callback):
         opacity_threshold: float = 0.02,
         orbit_rounds: int = 3,
         enlarge: int = 4,
-        background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        background: tuple[float, float, float] | None = None,
     ) -> None:
         self.output, self.subfolders, self.opacity_threshold = output, subfolders, opacity_threshold
         self.orbit_rounds, self.enlarge, self.background = orbit_rounds, enlarge, background
@@ -78,13 +79,15 @@ class GaussianExport(L.Callback):
                 f"GaussianExport needs Gaussians, predict_step returned {type(outputs).__name__}"
             )
         times, keys = getattr(outputs, "frame_times", None), list(getattr(outputs, "keys", []))
+        behind = getattr(outputs, "background", None)
         for index in range(len(outputs.gaussians.means)):
             key = keys[index] if keys else f"{len(self.written):04d}"
             root = Path(trainer.default_root_dir) / self.output
             folder = scene_folder(root, key, self.subfolders, self.written)
             seconds = [] if times is None else times[index].tolist()
             size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
-            self.write(folder, outputs.gaussians[index], outputs.cameras[index], seconds, size)
+            background = self.background or (WHITE if behind is None else tuple(behind[index].tolist()))
+            self.write(folder, outputs.gaussians[index], outputs.cameras[index], seconds, size, background)
             self.written.append(key)
 
     @torch.no_grad()
@@ -95,6 +98,7 @@ class GaussianExport(L.Callback):
         cameras: Cameras,
         frame_times: list[float],
         size: tuple[int, int],
+        background: tuple[float, float, float] = WHITE,
     ) -> None:
         """Writes one scene.
 
@@ -104,6 +108,7 @@ class GaussianExport(L.Callback):
             cameras: `v`, of the input views.
             frame_times: Seconds; empty = unknown.
             size: (height, width) that the intrinsics refer to, pixels.
+            background: RGB in [0, 1].
         """
         gaussians = gaussians.to(dtype=torch.float32, device="cpu")
         cameras = cameras.to(dtype=torch.float32, device="cpu")
@@ -115,9 +120,9 @@ class GaussianExport(L.Callback):
         for number, frame in enumerate(frames, 1):
             write_ply(folder / "frames" / f"frame_{number:04d}.ply", frame)
         write_cameras(folder / "cameras.json", cameras, size, fps, frame_times)
-        video = orbit_video(frames, cameras, size, self.orbit_rounds, self.background)
+        video = orbit_video(frames, cameras, size, self.orbit_rounds, background)
         write_video(folder / "orbit.mp4", video, fps, self.enlarge)
-        write_viewer(folder / "viewer.html", frames, cameras, size, fps, background=self.background)
+        write_viewer(folder / "viewer.html", frames, cameras, size, fps, background=background)
         log.info("%d timesteps of Gaussians, orbit.mp4 and viewer.html -> %s", len(frames), folder)
 
 
@@ -143,7 +148,7 @@ def orbit_video(
     cameras: Cameras,
     size: tuple[int, int],
     rounds: int = 3,
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    background: tuple[float, float, float] = WHITE,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Renders a looping path around the scene while time runs.
 

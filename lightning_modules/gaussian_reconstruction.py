@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from einops import rearrange
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.geometry_pretraining import count_inputs, random_match_loss
@@ -19,7 +21,8 @@ from scene4d.geometry.cameras import normalise_scene
 from scene4d.geometry.supervision import depth_loss, masked_mean, pose_loss
 from scene4d.losses import PerceptualLoss
 from scene4d.networks.pretrained import load_weights
-from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED, gaussians_from_maps
+from scene4d.networks.trainable import trainable_parameters
+from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED, Prediction, gaussians_from_maps
 from scene4d.networks.vggt.match_refinement import refine_with_matches
 from scene4d.rendering.render import render_gaussians
 from scene4d.types import Cameras, Gaussians, SceneBatch
@@ -34,18 +37,18 @@ class Reconstruction:
         gaussians: One set a timestep, `b t g`.
         frame_times: Scene time of every set, seconds.
         keys: Names of the scenes.
+        background: Colour behind the Gaussians, `b 3`.
         prediction: What the network said.
         depths: Planar z that placed the Gaussians: predicted, or refined by matches; `b v t h w`.
-        background: Colour behind the Gaussians, `b 3`.
     """
 
     cameras: Cameras
     gaussians: Gaussians
     frame_times: Tensor | None
     keys: Sequence[str]
-    prediction: Any = None  # a Prediction; these three are left out of what `predict` returns
-    depths: Any = None
     background: Any = None
+    prediction: Any = None  # a Prediction; these two are left out of what `predict` returns
+    depths: Any = None
 
 
 class GaussianReconstruction(L.LightningModule):
@@ -53,7 +56,8 @@ class GaussianReconstruction(L.LightningModule):
 
     A stage is a config: which parameters are trained, from which weights, on which data. Input views come
     first in the grid, target views after them; predicted Gaussians are rendered from the true cameras of the
-    targets in the normalised scene (first camera = identity, mean distance of the input points = 1).
+    targets in the normalised scene (first camera = identity, mean distance of the input points = 1). Scenes
+    without depth train too: their cameras are brought to the unit of length of the predicted ones.
 
     Args:
         network: Builds a `ReconstructionNetwork` with a Gaussian head.
@@ -112,6 +116,7 @@ class GaussianReconstruction(L.LightningModule):
         self.refine, self.match_weight = refine, match_weight
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
         self.network = self.perceptual = None
+        self.untrained: list[str] = []
         self.results: dict[str, Any] = {}
         self.pictures: dict[str, Tensor] = {}
 
@@ -125,9 +130,40 @@ class GaussianReconstruction(L.LightningModule):
             return
         self.network = self.make_network()
         self.perceptual = PerceptualLoss()
+        self.untrained = list(self.network.state_dict())
         if self.initial_weights:
-            load_weights(self.network, self.initial_weights, VGGT_UNUSED, ADDED_TO_VGGT)
-        freeze_except(self.network, self.trainable)
+            self.untrained = load_weights(self.network, self.initial_weights, VGGT_UNUSED, ADDED_TO_VGGT)
+        trainable_parameters(self.network, self.trainable)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint is loaded after `configure_model` and holds every weight."""
+        self.untrained = []
+
+    def on_train_start(self) -> None:
+        """Says what starts untrained."""
+        if self._untrained_parts():
+            rank_zero_warn(f"no weights were given for {self._untrained_parts()}: it starts from scratch")
+        self.untrained = []
+
+    def on_validation_start(self) -> None:
+        """Refuses to judge or use what was never trained.
+
+        Raises:
+            ValueError: Weights are missing, outside `fit`; says of what.
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING and self._untrained_parts():
+            raise ValueError(
+                f"no weights were given for {self._untrained_parts()}; add the file that has them to "
+                f"initial_weights={self.initial_weights} or give --ckpt_path"
+            )
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def _untrained_parts(self) -> str:
+        """Parts whose output no training has shaped, counted; temporal attention starts as the identity."""
+        harmless = ("aggregator.temporal",) + (() if self.refine else ("aggregator.matcher.",))
+        counts = Counter(name.split(".")[0] for name in self.untrained if not name.startswith(harmless))
+        return ", ".join(f"{part} ({count} tensors)" for part, count in counts.items())
 
     def configure_optimizers(self) -> Any:
         """Optimizer over the trained parameters."""
@@ -144,7 +180,11 @@ class GaussianReconstruction(L.LightningModule):
             images: `b v t c h w` in [0, 1].
             cameras: Known cameras `b v` of these views in the normalised scene; None = predicted.
         """
-        prediction = self.network(images)
+        return self.place(self.network(images), images, cameras)
+
+    def place(self, prediction: Prediction, images: Tensor, cameras: Cameras | None = None) -> Reconstruction:
+        """What the network said to cameras and Gaussians; arguments as of `reconstruct`."""
+        assert prediction.gaussians is not None, "the network has no Gaussian head"
         with torch.autocast(images.device.type, enabled=False):
             depths = prediction.depths.float()
             if self.refine:
@@ -155,7 +195,7 @@ class GaussianReconstruction(L.LightningModule):
                 prediction.gaussians, images, depths, cameras, self.pixel_scale, self.opacity_shift
             )
         background = self.background_of(images)
-        return Reconstruction(cameras, gaussians, None, (), prediction, depths, background)
+        return Reconstruction(cameras, gaussians, None, (), background, prediction, depths)
 
     def background_of(self, images: Tensor) -> Tensor:
         """Colour behind the Gaussians of every scene, `b 3`."""
@@ -179,10 +219,11 @@ class GaussianReconstruction(L.LightningModule):
     def training_step(self, batch: SceneBatch, batch_index: int) -> Tensor:
         """Predicts from the input views, renders and compares target views (and some inputs)."""
         inputs = count_inputs(batch)
-        depths, cameras = normalised_truth(batch, inputs)
         images = batch.images[:, :inputs]
+        prediction = self.network(images)
+        depths, cameras = self._normalised_truth(batch, inputs, prediction)
         given = cameras[:, :inputs] if self.use_given_cameras else None
-        result = self.reconstruct(images, given)
+        result = self.place(prediction, images, given)
         with torch.autocast(images.device.type, enabled=False):
             losses = self._image_losses(result, batch.images, cameras, inputs)
             losses |= self._geometry_losses(result, depths[:, :inputs], cameras[:, :inputs])
@@ -190,6 +231,27 @@ class GaussianReconstruction(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         return loss
+
+    def _normalised_truth(
+        self, batch: SceneBatch, inputs: int, prediction: Prediction
+    ) -> tuple[Tensor, Cameras]:
+        """Depth (0 = unknown) and cameras of all views; world and unit of length are those of the inputs.
+
+        Raises:
+            ValueError: The batch has no cameras, or a scene no unit of length; names its sources.
+        """
+        sources = sorted(set(batch.source))
+        if batch.cameras is None:
+            raise ValueError(f"training needs cameras, sources {sources} lack them")
+        with torch.autocast(batch.images.device.type, enabled=False), torch.no_grad():
+            depths = torch.zeros_like(batch.images[:, :, :, 0]) if batch.depths is None else batch.depths
+            known = bool((depths[:, :inputs] > 0).flatten(1).any(1).all())
+            predicted = None if known else self.place(prediction, batch.images[:, :inputs]).cameras
+            try:
+                depths, cameras, _ = normalise_scene(depths, batch.cameras, inputs, predicted)
+            except ValueError as error:
+                raise ValueError(f"sources {sources}: {error}") from error
+        return depths, cameras
 
     def _image_losses(
         self, result: Reconstruction, images: Tensor, cameras: Cameras, inputs: int
@@ -253,33 +315,6 @@ class GaussianReconstruction(L.LightningModule):
     def predict_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> Reconstruction:
         """Turns a whole grid (every view an input, cameras not needed) into a 4D scene."""
         result = self.reconstruct(batch.images)
-        return Reconstruction(result.cameras, result.gaussians, batch.frame_times, batch.keys)
-
-
-def normalised_truth(batch: SceneBatch, inputs: int) -> tuple[Tensor, Cameras]:
-    """True depth and cameras of all views; the world and the unit of length are those of the input views.
-
-    Raises:
-        ValueError: The batch has no depth or cameras; names its sources.
-    """
-    if batch.depths is None or batch.cameras is None:
-        raise ValueError(f"training needs depth and cameras, sources {sorted(set(batch.source))} lack them")
-    with torch.autocast(batch.images.device.type, enabled=False):
-        depths, cameras, _ = normalise_scene(batch.depths, batch.cameras, inputs)
-    return depths, cameras
-
-
-def freeze_except(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Freezes every parameter whose name matches none of the regular expressions.
-
-    Raises:
-        ValueError: A pattern matches no parameter.
-    """
-    names = [name for name, _ in network.named_parameters()]
-    for pattern in patterns:
-        if not any(re.search(pattern, name) for name in names):
-            raise ValueError(
-                f"trainable pattern {pattern!r} matches no parameter; they start as {names[0]!r}"
-            )
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(any(re.search(pattern, name) for pattern in patterns))
+        return Reconstruction(
+            result.cameras, result.gaussians, batch.frame_times, batch.keys, result.background
+        )

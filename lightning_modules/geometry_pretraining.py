@@ -174,12 +174,16 @@ def static_scenes(batch: SceneBatch) -> tuple[Tensor, Tensor, Cameras]:
         Images `n v 1 c h w`, depths `n v 1 h w`, cameras `n v`; n runs over scenes and timesteps.
 
     Raises:
-        ValueError: The batch has no depth or cameras; names its sources.
+        ValueError: A scene has no depth or cameras, or a timestep no depth; names their sources.
     """
-    if batch.depths is None or batch.cameras is None:
-        raise ValueError(f"geometry needs depth and cameras, sources {sorted(set(batch.source))} lack them")
     inputs = count_inputs(batch)
     timesteps = batch.images.shape[2]
+    lacking = set(batch.source)
+    if batch.depths is not None and batch.cameras is not None:
+        known = (batch.depths[:, :inputs] > 0).any(1).flatten(2).any(-1).all(1)
+        lacking = {source for source, has in zip(batch.source, known.tolist()) if not has}
+    if lacking or batch.depths is None or batch.cameras is None:
+        raise ValueError(f"geometry needs depth and cameras, sources {sorted(lacking)} lack them")
     images = rearrange(batch.images[:, :inputs], "b v t c h w -> (b t) v 1 c h w")
     depths = rearrange(batch.depths[:, :inputs], "b v t h w -> (b t) v 1 h w")
     cameras = batch.cameras[:, :inputs].apply(lambda x: x.repeat_interleave(timesteps, 0))

@@ -32,7 +32,8 @@ class NovelViewEvaluation:
 
     Methods:
         pose_free: The paper's protocol, see `pose_free_cameras`. Nothing but images is used.
-        given_cameras: True input and target cameras; their unit of length is that of the normalised scene.
+        given_cameras: True input and target cameras; their unit of length is that of the normalised scene,
+        see `normalise_scene`.
         copy_nearest, blurred_mean: The nearest input view; the mean of the two nearest, blurred.
         true_depth: True depth and cameras with untrained Gaussians, the bound of the representation.
         Only at timesteps whose depth is stored.
@@ -55,15 +56,15 @@ class NovelViewEvaluation:
         """Scores every scene of a batch.
 
         Raises:
-            ValueError: The batch has no cameras; names its sources.
+            ValueError: The batch has no cameras, or a scene no unit of length; names sources or scenes.
         """
         if batch.cameras is None:
             raise ValueError(f"novel views need cameras, sources {sorted(set(batch.source))} lack them")
         inputs = int(batch.reference[0, :, 0].sum())
+        free = self.module.reconstruct(batch.images[:, :inputs])
         with torch.autocast(batch.images.device.type, enabled=False):
             depths = torch.zeros_like(batch.images[:, :, :, 0]) if batch.depths is None else batch.depths
-            depths, cameras, _ = normalise_scene(depths, batch.cameras, inputs)
-        free = self.module.reconstruct(batch.images[:, :inputs])
+            depths, cameras, _ = normalise_scene(depths, batch.cameras, inputs, free.cameras)
         grids = {
             "pose_free": self._pose_free(batch.images, free, inputs),
             "given_cameras": self._given(batch.images, cameras, inputs),

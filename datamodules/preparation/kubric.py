@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32
 from numpy import ndarray
 from PIL import Image
@@ -26,6 +27,7 @@ from PIL import Image
 from datamodules.preparation.posed_views import OPENGL_TO_OPENCV, PosedView, find_folders, image_files
 from datamodules.preparation.reader_command import run
 from datamodules.preparation.windows import VideoClips, option
+from scene4d.geometry.rotations import quaternion_to_matrix
 from scene4d.sample_format import SceneSample
 
 STILL = 1e-4  # scene units or quaternion components
@@ -87,7 +89,8 @@ def fixed_camera(
     if moved > STILL:
         raise ValueError(f"{place}: the camera moves by {moved:.3g}, expected a fixed camera")
     c2w = np.eye(4)
-    c2w[:3, :3], c2w[:3, 3] = _rotation(quaternions[0]), positions[0]
+    c2w[:3, :3] = quaternion_to_matrix(torch.from_numpy(quaternions[0])).numpy()
+    c2w[:3, 3] = positions[0]
     return c2w @ OPENGL_TO_OPENCV, np.array([[focal, 0, 0.5], [0, focal * aspect, 0.5], [0, 0, 1]])
 
 
@@ -130,18 +133,6 @@ def _depth_files(
                 raise ValueError(f"{paths[number]}: expected depth as TIFF: {error}") from error
 
     return depths
-
-
-def _rotation(quaternion: Float[ndarray, "4"]) -> Float[ndarray, "3 3"]:
-    """wxyz -> matrix."""
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 if __name__ == "__main__":

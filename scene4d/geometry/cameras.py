@@ -91,29 +91,57 @@ def scene_scale(
     Args:
         depths: Planar depth of the input views, 0 where unknown.
         cameras: Cameras `b v` in the world where the first camera is the identity.
-        minimum: Returned for scenes without any known depth.
+        minimum: Of the result.
+
+    Returns:
+        The distance; NaN for scenes without any known depth.
     """
     per_frame = Cameras(cameras.c2w[:, :, None], cameras.intrinsics[:, :, None])
     distance = unproject(depths, per_frame).norm(dim=-1)
     known = (depths > 0).to(distance.dtype)
     total = (distance * known).sum((1, 2, 3, 4))
-    return (total / known.sum((1, 2, 3, 4)).clamp(min=1)).clamp(min=minimum)
+    return (total / known.sum((1, 2, 3, 4))).clamp(min=minimum)
+
+
+def camera_spread(c2w: Float[Tensor, "*batch v 4 4"]) -> Float[Tensor, "*batch"]:
+    """Mean distance of the other cameras from the first; NaN if there are none."""
+    centres = c2w[..., :3, 3]
+    return (centres[..., 1:, :] - centres[..., :1, :]).norm(dim=-1).mean(-1)
 
 
 def normalise_scene(
-    depths: Float[Tensor, "b v t h w"], cameras: Cameras, inputs: int | None = None
+    depths: Float[Tensor, "b v t h w"],
+    cameras: Cameras,
+    inputs: int | None = None,
+    predicted: Cameras | None = None,
 ) -> tuple[Float[Tensor, "b v t h w"], Cameras, Float[Tensor, " b"]]:
     """First camera becomes the identity, the mean distance of the input points becomes 1.
+
+    Scenes without any known depth take their unit of length from a network that was trained in such scenes:
+    their input cameras become as far apart as the predicted ones.
 
     Args:
         depths: Planar depth, 0 where unknown.
         cameras: Cameras `b v`.
         inputs: The unit of length is measured on the first `inputs` views only; None = all. Target views
             must not take part: they are unknown at test time.
+        predicted: Cameras of these input views in the network's unit; only used for scenes without depth.
 
     Returns:
         Depths and cameras in the new world, and the scale they were divided by.
+
+    Raises:
+        ValueError: A scene has no unit of length; says which.
     """
     moved = Cameras(relative_to_first(cameras.c2w), cameras.intrinsics)
     scale = scene_scale(depths[:, :inputs], moved[:, :inputs])
+    if predicted is not None:
+        ratio = camera_spread(moved.c2w[:, :inputs]) / camera_spread(predicted.c2w).clamp(min=1e-6)
+        scale = torch.where(scale.isnan(), ratio, scale)
+    unknown = (~(scale > 0)).nonzero().flatten().tolist()
+    if unknown:
+        raise ValueError(
+            f"scenes {unknown} of the batch have no unit of length: no depth is known in their input views"
+            + ("" if predicted is None else ", and these views share one place")
+        )
     return depths / scale[:, None, None, None, None], scale_cameras(moved, 1 / scale), scale

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -68,12 +67,6 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"weights file {str(path)!r} holds no dictionary of tensors")
     return content
-
-
-def read_header(path: str | Path) -> dict[str, str]:
-    """The metadata that was written with a safetensors file."""
-    with safe_open(str(path), "pt") as file:
-        return file.metadata() or {}
 
 
 def from_pretrained(model_class: type, pretrained: str, subfolder: str, dtype: torch.dtype) -> nn.Module:

@@ -11,7 +11,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scene4d.gaussians.covariance import quats_to_rotations
+from scene4d.geometry.rotations import quaternion_to_matrix
 from scene4d.rendering.constants import (
     ALPHA_MAX,
     ALPHA_THRESHOLD,
@@ -63,7 +63,7 @@ def project(
     fx, fy = Ks[:, 0, 0, None] / safe_z, Ks[:, 1, 1, None] / safe_z
     jacobian = torch.stack([fx, zero, -fx * u, zero, fy, -fy * v], dim=-1)
     jacobian = rearrange(jacobian, "c g (i j) -> c g i j", i=2)
-    factor = jacobian @ rotations @ (quats_to_rotations(quats) * scales[:, None, :])
+    factor = jacobian @ rotations @ (quaternion_to_matrix(quats) * scales[:, None, :])
     covariance = factor @ factor.mT + eps2d * torch.eye(2, dtype=means.dtype)
     inverse = torch.linalg.inv(covariance)
     conics = torch.stack([inverse[..., 0, 0], inverse[..., 0, 1], inverse[..., 1, 1]], dim=-1)

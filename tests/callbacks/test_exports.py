@@ -162,6 +162,23 @@ def test_gaussians_are_written(tmp_path):
     assert "scene" in (folder / "viewer.html").read_text().lower()
 
 
+@pytest.mark.parametrize(("chosen", "expected"), [(None, (0.2, 0.4, 0.6)), ((0.0, 0.0, 0.0), (0, 0, 0))])
+def test_scenes_are_drawn_on_their_own_background(tmp_path, chosen, expected):
+    def predict(batch: SceneBatch) -> SimpleNamespace:
+        cameras, scene = (x.apply(lambda y: y[None]) for x in (ring_cameras(), ball(T)))
+        return SimpleNamespace(
+            cameras=cameras, gaussians=scene, keys=["a"], background=torch.tensor([[0.2, 0.4, 0.6]])
+        )
+
+    export = GaussianExport(str(tmp_path), orbit_rounds=1, background=chosen)
+    trainer(tmp_path, export).predict(Fake(predict), batches(1))
+    corner = read_video(tmp_path / "a" / "orbit.mp4")[0][0, 0, 0]
+    assert np.abs(corner / 255 - np.array(expected)).max() < 0.03
+    page = (tmp_path / "a" / "viewer.html").read_text()
+    shown = json.loads(page.split('"background":')[1].split("]")[0] + "]")
+    assert shown == pytest.approx(expected)
+
+
 def test_orbit_shows_the_scene_in_every_picture():
     video = orbit_video([ball(1)[0]] * T, ring_cameras(), (SIZE, SIZE), rounds=3).astype(int)
     assert video.shape == (3 * T, SIZE, SIZE, 3)

@@ -1,14 +1,17 @@
 import json
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 
-from lightning_modules.gaussian_reconstruction import GaussianReconstruction, freeze_except
+from lightning_modules.gaussian_reconstruction import GaussianReconstruction
 from lightning_modules.geometry_pretraining import GeometryPretraining, static_scenes
 from lightning_modules.novel_view_evaluation import NovelViewEvaluation
-from scene4d.geometry.cameras import pixel_rays, scale_cameras
+from scene4d.geometry.cameras import camera_spread, normalise_scene, pixel_rays, scale_cameras
 from scene4d.networks.vggt import ReconstructionNetwork
 from scene4d.types import Cameras, SceneBatch
 
@@ -111,16 +114,60 @@ def test_predicted_cameras_can_be_trained_through_rendering():
 
 def test_unknown_trainable_pattern_is_named():
     with pytest.raises(ValueError, match="gaussian_haed"):
-        freeze_except(make_network(), ["gaussian_haed"])
+        build(trainable=["gaussian_haed"])
 
 
 def test_batches_without_depth_or_cameras_are_named():
     batch = make_batch()
     batch.depths = None
     with pytest.raises(ValueError, match="objects"):
-        build().training_step(batch, 0)
-    with pytest.raises(ValueError, match="objects"):
         static_scenes(batch)
+    batch.cameras = None
+    with pytest.raises(ValueError, match="objects"):
+        build().training_step(batch, 0)
+
+
+def test_geometry_refuses_the_one_scene_of_a_batch_that_has_no_depth():
+    batch = make_batch(b=2)
+    batch.source = ["objects", "realestate"]
+    batch.depths[1] = 0  # as the collation fills it
+    with pytest.raises(ValueError, match=r"\['realestate'\] lack"):
+        static_scenes(batch)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_scenes_without_depth_train_in_the_unit_of_the_predicted_cameras(refine):
+    """Whatever their own unit is, alone and beside a scene with depth."""
+    module, losses = build(refine=refine), []
+    for unit in (1.0, 50.0):
+        alone, mixed = make_batch(), make_batch(b=2)
+        alone.depths, mixed.depths[1] = None, 0
+        for batch in (alone, mixed):
+            batch.cameras.c2w[-1:, :, :3, 3] *= unit
+            torch.manual_seed(1)
+            losses.append(module.training_step(batch, 0))
+    assert torch.allclose(losses[0], losses[2], rtol=1e-3) and torch.allclose(losses[1], losses[3], rtol=1e-3)
+    losses[3].backward()
+    assert all(p.grad.isfinite().all() for p in module.network.gaussian_head.parameters())
+
+
+def test_a_scene_with_depth_does_not_notice_one_without():
+    module, batch = build(), make_batch(b=2)
+    batch.depths[1] = 0
+    prediction = module.network(batch.images[:, :3])
+    depths, cameras = module._normalised_truth(batch, 3, prediction)
+    true_depths, true_cameras, _ = normalise_scene(make_batch().depths, make_batch().cameras, 3)
+    assert torch.equal(cameras.c2w[:1], true_cameras.c2w) and torch.equal(depths[:1], true_depths)
+    assert not depths[1].any()
+    spread = camera_spread(prediction.cameras.c2w)[1]
+    assert torch.allclose(camera_spread(cameras.c2w[:, :3])[1], spread, rtol=1e-4)
+
+
+def test_a_scene_without_any_unit_of_length_is_an_error():
+    batch = make_batch(inputs=1)
+    batch.depths = None
+    with pytest.raises(ValueError, match=r"\['objects'\].*scenes \[0\].*no unit of length"):
+        build().training_step(batch, 0)
 
 
 @torch.no_grad()
@@ -131,6 +178,7 @@ def test_prediction_needs_a_grid_only():
     assert result.cameras.c2w.shape == (2, 5, 4, 4)
     assert result.gaussians.means.shape == (2, 2, 5 * SIZE * SIZE, 3)
     assert result.keys == ["scene0", "scene1"] and torch.equal(result.frame_times, batch.frame_times)
+    assert torch.equal(result.background, torch.ones(2, 3))
 
 
 @torch.no_grad()
@@ -204,6 +252,19 @@ def test_evaluation_does_not_depend_on_the_unit_of_length():
         assert blocks[0][name]["psnr"] == pytest.approx(blocks[1][name]["psnr"], abs=0.05)
 
 
+@torch.no_grad()
+def test_evaluation_without_depth_does_not_depend_on_the_unit_of_length():
+    module, scores = build(refine=True), []
+    for unit in (1.0, 10.0):
+        batch = make_batch()
+        batch.cameras.c2w[..., :3, 3] *= unit
+        batch.depths = None
+        evaluation = NovelViewEvaluation(module, module.perceptual)
+        evaluation.add(batch)
+        scores.append(evaluation.results()["given_cameras"]["psnr"])
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+
+
 def test_later_weights_complete_earlier_ones(tmp_path):
     weights = make_network().state_dict()
     heads = {k: v + 1 for k, v in weights.items() if k.startswith("gaussian_head")}
@@ -214,6 +275,48 @@ def test_later_weights_complete_earlier_ones(tmp_path):
     paths = [str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]
     loaded = build(initial_weights=paths).network.state_dict()
     assert all(torch.equal(loaded[k], heads.get(k, weights[k])) for k in weights)
+
+
+def quiet_trainer(folder, **settings):
+    return L.Trainer(
+        default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, **settings,
+    )  # fmt: skip
+
+
+def test_an_untrained_head_is_refused_unless_a_checkpoint_brings_it(tmp_path):
+    weights = {k: v for k, v in make_network().state_dict().items() if not k.startswith("gaussian_head")}
+    save_file(weights, tmp_path / "geometry.safetensors")
+    loader = DataLoader([make_batch(t=1)], batch_size=None)
+
+    def module():
+        return GaussianReconstruction(
+            make_network,
+            lambda p: torch.optim.AdamW(p, lr=1e-3),
+            initial_weights=[str(tmp_path / "geometry.safetensors")],
+        )
+
+    plain = quiet_trainer(tmp_path, enable_checkpointing=False)
+    for run in (plain.validate, plain.test, plain.predict):
+        with pytest.raises(ValueError, match=r"no weights were given for gaussian_head \(\d+ tensors\);"):
+            run(module(), loader)
+    fit = quiet_trainer(tmp_path, max_steps=1)
+    trained = module()
+    with pytest.warns(UserWarning, match=r"no weights were given for gaussian_head \(\d+ tensors\):"):
+        fit.fit(trained, loader, loader)  # its own validation is allowed
+    fit.save_checkpoint(tmp_path / "a.ckpt")
+    plain.validate(trained, loader, verbose=False)
+    plain.predict(module(), loader, ckpt_path=str(tmp_path / "a.ckpt"), weights_only=False)
+
+
+def test_untrained_temporal_attention_is_the_identity_and_allowed(tmp_path):
+    module = build()
+    module.untrained = ["aggregator.temporal.0.weight", "aggregator.matcher.weight"]
+    module.trainer = SimpleNamespace(state=SimpleNamespace(fn="predict"))
+    module.on_predict_start()
+    module.refine = True
+    with pytest.raises(ValueError, match=r"aggregator \(1 tensors\)"):
+        module.on_predict_start()
 
 
 def write_shards(folder):

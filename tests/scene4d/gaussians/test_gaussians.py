@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from scene4d.gaussians import covariances, prune_by_opacity, quats_to_rotations
+from scene4d.gaussians import covariances, prune_by_opacity
 from scene4d.gaussians.quantization import BYTES_PER_GAUSSIAN, bounding_box, pack_gaussians, unpack_gaussians
+from scene4d.geometry.rotations import quaternion_to_matrix
 from scene4d.rendering import rasterize
 from scene4d.types import Gaussians
 
@@ -24,7 +25,7 @@ def make_gaussians(count=200, seed=0):
 
 def test_rotation_of_a_quarter_turn_about_z():
     half = math.sqrt(0.5)
-    rotation = quats_to_rotations(torch.tensor([2 * half, 0, 0, 2 * half]))  # of length 2: normalised
+    rotation = quaternion_to_matrix(torch.tensor([2 * half, 0, 0, 2 * half]))  # of length 2: normalised
     expected = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     assert torch.allclose(rotation, expected, atol=1e-6)
 
@@ -34,7 +35,7 @@ def test_covariance_has_the_scales_as_its_axes():
     covariance = covariances(gaussians.quats.double(), gaussians.scales.double())
     eigenvalues = torch.linalg.eigvalsh(covariance)
     assert torch.allclose(eigenvalues.sqrt(), gaussians.scales.double().sort(dim=-1).values, atol=1e-9)
-    axis = quats_to_rotations(gaussians.quats.double())[:, :, 0]
+    axis = quaternion_to_matrix(gaussians.quats.double())[:, :, 0]
     turned = (covariance @ axis[..., None])[..., 0]
     assert torch.allclose(turned, axis * gaussians.scales.double()[:, :1] ** 2, atol=1e-9)
 

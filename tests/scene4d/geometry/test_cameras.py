@@ -3,6 +3,7 @@ import torch
 
 from scene4d.geometry.alignment import align_points
 from scene4d.geometry.cameras import (
+    camera_spread,
     invert_rigid,
     normalise_scene,
     pixel_rays,
@@ -112,6 +113,22 @@ def test_normalised_scene_ignores_unit_world_and_targets():
     per_frame = Cameras(plain.c2w[:, :3, None], plain.intrinsics[:, :3, None])
     distance = unproject(plain_depths[:, :3], per_frame).norm(dim=-1)
     assert torch.allclose(distance[plain_depths[:, :3] > 0].mean(), torch.tensor(1.0), atol=1e-2)
+
+
+def test_scenes_without_depth_need_predicted_cameras():
+    """One scene with depth beside one without: its cameras once came out a million times too far apart."""
+    cameras, depths = make_cameras(2, 4), make_depths(2, 4, 1, 12, 20)
+    depths[1] = 0
+    with pytest.raises(ValueError, match=r"scenes \[1\].*no unit of length"):
+        normalise_scene(depths, cameras)
+    predicted = scale_cameras(cameras, torch.tensor([3.0, 0.2]))
+    new_depths, new, scale = normalise_scene(depths, cameras, predicted=predicted)
+    assert torch.allclose(scale[1], torch.tensor(5.0))
+    assert torch.equal(scale[:1], normalise_scene(depths[:1], cameras[:1])[2]) and not new_depths[1].any()
+    assert torch.allclose(camera_spread(new.c2w)[1], camera_spread(predicted.c2w)[1])
+    same_place = Cameras(cameras.c2w[:, :1].expand(2, 4, 4, 4), cameras.intrinsics)
+    with pytest.raises(ValueError, match="share one place"):
+        normalise_scene(depths, same_place, predicted=predicted)
 
 
 def test_pose_encoding_round_trip_and_order():

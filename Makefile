@@ -4,16 +4,25 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-export OMP_NUM_THREADS ?= $(shell nproc)
+INSTALL := $(PY) -m pip install --quiet --progress-bar on
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+export OMP_NUM_THREADS ?= $(CORES)
 # threads that wait must not spin: numba, torch and the data workers share the cores
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: test test-slow small-data venv lint
-venv: $(VENV)/.installed
+.DELETE_ON_ERROR:
+
+# the demo needs the package alone; to develop takes what prepares data and what tests, too
+venv: $(VENV)/.developer
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --progress-bar on -e ".[preparation,dev]"
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	$(INSTALL) -e ".[preparation,dev]"
 	touch $@
 
 include demo.mk

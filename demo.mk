@@ -1,5 +1,6 @@
-# make demo: the main job, a step a file. An interrupted run goes on where it stopped, inside a training too;
-# a finished run prints its table again; `make clean-demo` starts over.
+# make demo: the main job, a step a file, which is written last and in one piece. An interrupted run goes on with the
+# steps that have no file yet, a training with its last checkpoint (one every half minute); a finished run prints its
+# table again; `make clean-demo` starts over.
 # Two steps run beside each other: the diffusion model on the screen, the others into outputs/demo/logs/. What stands
 # behind a | only orders them, so that both lanes end together.
 DEMO := outputs/demo
@@ -17,10 +18,9 @@ OTHERS ?= 4
 ROOMS ?= 16
 SCENE ?= 6
 JOBS ?= 2
-CORES := $(shell nproc)
 
 .PHONY: demo shipped clean-demo
-demo: venv
+demo: $(VENV)/.installed
 	@OMP_NUM_THREADS=$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) )) NUMBA_NUM_THREADS=$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) )) \
 	    $(MAKE) --no-print-directory --jobs=$(JOBS) $(DEMO)/metrics.json
 	@$(PY) -m scene4d.report --output $(DEMO)/metrics.json --made $(DEMO)/grid.mp4 $(DEMO)/orbit.mp4 \
@@ -29,7 +29,7 @@ demo: venv
 clean-demo:
 	rm -rf $(DEMO)
 
-$(DEMO)/started: | venv
+$(DEMO)/started: | $(VENV)/.installed
 	@mkdir -p $(DEMO)/logs
 	@date +%s > $@
 
@@ -39,7 +39,7 @@ INTO_LOG = > $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log 2>&1 || \
     { tail -n 30 $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log; exit 1; }
 
 # the two videos a user would bring: what moves, and what it looks like from elsewhere
-$(DEMO)/references/fixed_view.mp4: $(DEMO)/started
+$(DEMO)/references/freeze_time.mp4: $(DEMO)/started
 	$(PY) -m datamodules.preparation.example_videos --shard $(SHARDS)/objects-val-000000.tar --index $(SCENE) \
 	    --output $(DEMO)/references
 
@@ -67,7 +67,7 @@ $(DEMO)/shipped/diffusion.json: $(DEMO)/started | $(DEMO)/reconstruction_dynamic
 	    '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]' $(INTO_LOG)
 
 # 3. from the two videos to the whole view x time grid
-$(DEMO)/grid.safetensors: $(DEMO)/diffusion_stage2/diffusion.safetensors $(DEMO)/references/fixed_view.mp4
+$(DEMO)/grid.safetensors: $(DEMO)/diffusion_stage2/diffusion.safetensors $(DEMO)/references/freeze_time.mp4
 	$(RUN) predict --config configs/small/diffusion_stage2.yaml --config configs/evaluation/predict_grid.yaml \
 	    --trainer.default_root_dir $(DEMO) \
 	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]' \
@@ -114,7 +114,7 @@ $(DEMO)/metrics.json: $(DEMO)/scores/diffusion.json $(DEMO)/viewer.html $(DEMO)/
 
 # make shipped: the same scene by the committed weights, which trained for longer; no training, about two minutes
 shipped: $(DEMO)/shipped/viewer.html
-$(DEMO)/shipped/grid.safetensors: $(DEMO)/references/fixed_view.mp4
+$(DEMO)/shipped/grid.safetensors: $(DEMO)/references/freeze_time.mp4
 	$(RUN) predict --config configs/small/diffusion_stage2.yaml --config configs/evaluation/predict_grid.yaml \
 	    --trainer.default_root_dir $(@D) \
 	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]' \

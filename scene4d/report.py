@@ -5,6 +5,7 @@
 
 `metrics.json` is `{"demo": BLOCK, "shipped": BLOCK, "minutes": x}` with BLOCK `{"diffusion": {SOURCE:
 {"scenes": n, METHOD: {score: mean}}}, "reconstruction": {"scenes": n, METHOD: {score: mean}, error: mean}}`.
+Minutes are wall time since `--started`: pauses of an interrupted run are included.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def show(path: str, made: list[str]) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path!r} is no metrics.json: {error!r}") from error
     log.info("%s", table(blocks))
-    log.info("\nmade in %.1f minutes:", minutes)
+    log.info("\nmade, %.1f minutes after the first start:", minutes)
     for made_path in [*made, path]:
         log.info("  %s%s", made_path, "" if Path(made_path).exists() else "  (missing)")
 
@@ -164,7 +165,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--demo", nargs="+", default=[], help="JSON files of the run that just ended")
     parser.add_argument("--shipped", nargs="+", default=[], help="JSON files of the committed weights")
     parser.add_argument(
-        "--started", type=float, default=time.time(), help="when it began, seconds since 1970"
+        "--started", type=float, default=time.time(), help="when it first began, seconds since 1970"
     )
     parser.add_argument("--made", nargs="*", default=[], help="files and folders to list")
     parser.add_argument("--output", required=True, help="metrics.json, to write or, without --demo, to show")

@@ -54,7 +54,7 @@ def test_command_joins_runs(tmp_path, caplog):
     assert found["shipped"] == diffusion(17.0) | RECONSTRUCTION
     assert set(found) == {"demo", "shipped", "minutes"} and found["minutes"] == pytest.approx(5, abs=0.05)
     assert "orbit.mp4  (missing)" in caplog.text and "grid.mp4\n" in caplog.text
-    assert "made in 5.0 minutes" in caplog.text
+    assert "made, 5.0 minutes after the first start" in caplog.text
 
 
 def test_baselines_are_shared_between_runs_on_the_same_scenes():

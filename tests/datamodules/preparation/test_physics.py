@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
-from datamodules.preparation import physics
 from datamodules.preparation.furniture import furniture_of_split, read_catalogues
-from datamodules.preparation.physics import Body, simulate
 from datamodules.preparation.scene_command import SceneSet
 from datamodules.preparation.stage import Assets, RejectedScene
 from datamodules.preparation.surfaces import texture_files
 from scene4d.sample_format import SceneSample, decode_sample, encode_sample
+
+pytest.importorskip("pybullet", reason="pybullet has wheels for Linux x86-64, Python 3.10 and 3.11 only")
+from datamodules.preparation import physics  # noqa: E402
+from datamodules.preparation.physics import Body, simulate  # noqa: E402
 
 CUBE = np.array(list(product((-0.2, 0.2), repeat=3)), np.float32)
 

@@ -20,14 +20,6 @@ from torch import Tensor
 
 SEPARATOR = 0.5  # grey
 REFERENCE_COLOUR = (0.95, 0.45, 0.1)
-# Anchor colours of the depth map, near to far (after matplotlib's "turbo").
-DEPTH_COLOURS = (
-    (0.48, 0.02, 0.01),
-    (0.98, 0.47, 0.13),
-    (0.64, 0.99, 0.24),
-    (0.16, 0.72, 0.93),
-    (0.19, 0.07, 0.23),
-)
 
 
 def grid_sheet(images: Float[Tensor, "v t c h w"], gap: int = 1) -> Float[Tensor, "c H W"]:
@@ -65,27 +57,6 @@ def comparison_sheet(
         top, left = (index // columns) * (height + margin), (index % columns) * (width + margin)
         canvas[:, top : top + sheet.shape[1], left : left + sheet.shape[2]] = sheet
     return canvas
-
-
-def depth_to_rgb(
-    depths: Float[Tensor, "*batch h w"], near: float | None = None, far: float | None = None
-) -> Float[Tensor, "*batch 3 h w"]:
-    """Colours of planar depth, warm = near, evenly spaced in disparity; unknown (0) is white.
-
-    Args:
-        depths: Scene units, 0 where unknown.
-        near: Depth of the warm end; None = the 2nd percentile of what is known.
-        far: Depth of the cold end; None = the 98th percentile.
-    """
-    known = depths > 0
-    if not known.any():
-        return torch.ones_like(depths).unsqueeze(-3).repeat_interleave(3, -3)
-    values = depths[known].float().cpu().numpy()
-    limits = [np.percentile(values, k) if x is None else x for k, x in ((2, near), (98, far))]
-    disparity = [1 / float(x) for x in limits]
-    position = (disparity[0] - 1 / depths.clamp_min(1e-9)) / max(disparity[0] - disparity[1], 1e-9)
-    colours = _interpolate(position.clamp(0, 1))
-    return torch.where(known.unsqueeze(-3), colours.movedim(-1, -3), 1.0)
 
 
 def frame_references(
@@ -183,12 +154,3 @@ def _labelled(sheet: Float[Tensor, "c h w"], text: str) -> Float[Tensor, "c H W"
     label = torch.from_numpy(np.array(strip)).float().movedim(-1, 0) / 255
     padded = torch.nn.functional.pad(sheet.cpu(), (0, width - sheet.shape[2]), value=1.0)
     return torch.cat([label, padded], 1)
-
-
-def _interpolate(position: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape 3"]:
-    """Colours along `DEPTH_COLOURS`, 0 = first, 1 = last."""
-    anchors = torch.tensor(DEPTH_COLOURS, dtype=torch.float32, device=position.device)
-    scaled = position.float() * (len(anchors) - 1)
-    index = scaled.floor().clamp(max=len(anchors) - 2).long()
-    share = (scaled - index)[..., None]
-    return anchors[index] * (1 - share) + anchors[index + 1] * share

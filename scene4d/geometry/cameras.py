@@ -28,15 +28,15 @@ def pixel_rays(
 
 
 def unproject_to_camera(
-    depths: Float[Tensor, "*batch h w"], intrinsics: Float[Tensor, "*batch 3 3"]
+    depths: Float[Tensor, "*batch h w"], intrinsics: Float[Tensor, "*#batch 3 3"]
 ) -> Float[Tensor, "*batch h w 3"]:
     """Planar depths to points in their own camera's frame."""
     return depths[..., None] * pixel_rays(intrinsics, *depths.shape[-2:])
 
 
 def transform(
-    matrices: Float[Tensor, "*batch 4 4"], points: Float[Tensor, "*batch h w 3"]
-) -> Float[Tensor, "*batch h w 3"]:
+    matrices: Float[Tensor, "*#batch 4 4"], points: Float[Tensor, "*#batch h w 3"]
+) -> Float[Tensor, "*#batch h w 3"]:
     """Applies one rigid transform to a map of points."""
     rotated = einsum(matrices[..., :3, :3], points, "... i j, ... h w j -> ... h w i")
     return rotated + matrices[..., None, None, :3, 3]

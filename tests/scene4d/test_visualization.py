@@ -10,7 +10,6 @@ from scene4d.visualization import (
     REFERENCE_COLOUR,
     SEPARATOR,
     comparison_sheet,
-    depth_to_rgb,
     grid_sheet,
     grid_video,
     to_uint8,
@@ -52,15 +51,6 @@ def test_comparison_has_labels_and_all_grids():
     assert four.shape == (3, 2 * height + 6, 2 * (12 * 8 + 11) + 6)
     with pytest.raises(ValueError, match="at least one grid"):
         comparison_sheet({})
-
-
-def test_depth_colours_go_from_warm_to_cold_and_leave_unknown_white():
-    depths = torch.tensor([[0.0, 1.0, 2.0, 10.0]])
-    red, _, blue = depth_to_rgb(depths, near=1.0, far=10.0).unbind(0)
-    assert red[0, 0] == 1 and blue[0, 0] == 1
-    assert red[0, 1] > blue[0, 1] and red[0, 3] < blue[0, 3]
-    assert (depth_to_rgb(torch.zeros(2, 4, 4)) == 1).all()
-    assert depth_to_rgb(torch.rand(2, 3, 4, 4) + 1).shape == (2, 3, 3, 4, 4)
 
 
 def test_grid_video_frames_references():

@@ -32,7 +32,8 @@ class SceneDataModule(LightningDataModule):
         val_batch_size: Samples a batch and rank in validation, test and prediction.
         num_workers: Training worker processes a rank; 0 reads in the main process.
         val_num_workers: Worker processes in validation, test and prediction.
-        size: Height and width of the images, or one number for square ones; multiples of 8.
+        size: Height and width of the images, or one number for square ones; networks ask for multiples of their
+            stride or patch size.
         depth: Whether to read depth where it is stored.
         cache_mb: Memory for decoded views, megabytes for each source and worker.
         seed: Decides the order of the samples and all random choices.
@@ -40,7 +41,7 @@ class SceneDataModule(LightningDataModule):
             sources only, a mapping from their names. None = all.
 
     Raises:
-        ValueError: The size is not a multiple of 8, two sources of a list share a name, or `val_scenes` names
+        ValueError: A size is not positive, two sources of a list share a name, or `val_scenes` names
             a source that `val` does not have.
     """
 
@@ -78,10 +79,12 @@ class SceneDataModule(LightningDataModule):
         """Looks for the shards that the stage needs.
 
         Raises:
-            ValueError: A shard is missing; names the source and the path.
+            ValueError: The stage has no source, or a shard is missing; names the source and the path.
         """
         lists = {"fit": ("train", "val"), "validate": ("val",), "test": ("val",), "predict": ("predict",)}
         wanted = {"train": self.train, "val": self.val, "predict": self.predict}
+        if not wanted[lists[stage][0]]:
+            raise ValueError(f"nothing to read: give data.init_args.{lists[stage][0]} at least one source")
         for part in lists[stage]:
             for source in wanted[part]:
                 self._urls[f"{part}/{source.name}"] = expand_urls(source.name, source.urls)
@@ -149,6 +152,6 @@ def _limits(scenes: int | dict[str, int] | None, names: Sequence[str]) -> dict[s
 
 def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 8 or height % 8 or width % 8:
-        raise ValueError(f"size must be a multiple of 8 (the autoencoder's stride), got {size}")
+    if min(height, width) < 1:
+        raise ValueError(f"size must be positive, got {size}")
     return height, width

@@ -1,19 +1,183 @@
 """What a user reads when the command line is wrong."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
-from jsonargparse import ArgumentError
+import torch
 
-from main import main, one_line
+import main as command_line
+from main import first_difference, main, one_line, run
+
+ROOT = Path(__file__).parents[1]
+DIFFUSION = ["--config", "configs/small/diffusion_stage2.yaml"]
 
 
-def test_one_line_keeps_what_is_wrong():
-    nested = "Does not validate against any of the Union subtypes\n  - frames must be 4k + 1, got 10\n  - not a null"
-    assert one_line(ValueError(nested)) == "frames must be 4k + 1, got 10"
-    assert one_line(ValueError("size 60 must be a multiple of 8")) == "size 60 must be a multiple of 8"
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["main.py"])
+
+
+def told(*args):
+    """The line that ends a run."""
+    with pytest.raises(SystemExit) as end:
+        run(list(args))
+    assert "\n" not in str(end.value.code)
+    return str(end.value.code).removeprefix("error: ")
+
+
+@pytest.mark.parametrize("option, line", {
+    "--model.init_args.sample_stepz 3":
+        "model: lightning_modules.VideoDiffusion has no option 'sample_stepz', did you mean 'sample_steps'?",
+    "--model.init_args.sample_steps three": "model.sample_steps: expected int, got three",
+    "--model.init_args.network.class_path scene4d.networks.Nope":
+        "model.network: module 'scene4d.networks' has no attribute 'Nope'",
+    "--model.init_args.network.init_args.num_layers many": "model.network.num_layers: expected int, got many",
+    "--model.init_args.optimizer.init_args.lr fast":
+        "model.optimizer.lr: expected float or class path, got fast",
+    "--model.init_args.flow.logit_mean low": "model.flow.logit_mean: expected float, got low",
+    "--data.init_args.sizze 64": "data: datamodules.SceneDataModule has no option 'sizze', did you mean 'size'?",
+    "--data.init_args.size big": "data.size: expected int or tuple, got big",
+    "--data.init_args.val_scenes '{objects: all}'": "data.val_scenes: expected int, got all",
+    "--data configs/data/nope.yaml": "data: file configs/data/nope.yaml does not exist or cannot be read",
+    "--trainer.precision 12": r"trainer.precision: expected Literal[64, 32, 16] or .*'bf16-mixed'.*, got 12",
+    "--trainer.maxsteps 3": "unrecognized arguments: --trainer.maxsteps 3",
+    "--config configs/nope.yaml": f"config: File does not exist: '{ROOT}/configs/nope.yaml'",
+}.items())  # fmt: skip
+def test_a_wrong_option_is_named_with_what_was_expected(option, line):
+    found = told("fit", *DIFFUSION, *shlex.split(option), "--print_config")
+    assert re.fullmatch(re.escape(line).replace(r"\.\*", ".*"), found), found
+
+
+@pytest.mark.parametrize("config, right, wrong, line", [
+    ("small/diffusion_stage2", "sample_steps", "sample_stepz",
+     "model: lightning_modules.VideoDiffusion has no option 'sample_stepz', did you mean 'sample_steps'?"),
+    ("small/diffusion_stage2", "num_layers", "num_layerz",
+     "model.network: scene4d.networks.WanGridTransformer has no option 'num_layerz', did you mean 'num_layers'?"),
+    ("small/diffusion_stage2", "decay: 0.999", "dekay: 0.999",
+     "trainer.callbacks: callbacks.ExponentialMovingAverage has no option 'dekay', did you mean 'decay'?"),
+    ("small/diffusion_stage2", "data: ../data/small_grid_stage2.yaml", "data: nope.yaml",
+     "data: file .*nope.yaml does not exist or cannot be read"),
+    ("data/small_grid_stage2", "weight: 0.2", "wieght: 0.2",
+     "data.train: datamodules.Source has no option 'wieght', did you mean 'weight'?"),
+    ("data/small_reconstruction_static", "inputs: 4", "inputz: 4",
+     "data.train.selection: datamodules.ContextSelection has no option 'inputz', did you mean 'inputs'?"),
+])  # fmt: skip
+def test_a_typo_in_a_file_is_named_with_what_was_expected(tmp_path, config, right, wrong, line):
+    text = Path(f"configs/{config}.yaml").read_text()
+    assert right in text
+    file = tmp_path / "typo.yaml"
+    file.write_text(text.replace(right, wrong).replace("../data/", f"{ROOT}/configs/data/"))
+    options = [*DIFFUSION, "--data", str(file)] if config.startswith("data/") else ["--config", str(file)]
+    found = told("fit", *options, "--print_config")
+    assert re.fullmatch(re.escape(line).replace(r"\.\*", ".*"), found), found
+
+
+def test_one_line_of_other_errors():
+    assert one_line(ValueError("size 60 is\n  not good")) == "size 60 is not good"
     assert one_line(ValueError("any of the Union subtypes")) == "any of the Union subtypes"
     assert one_line(KeyError()) == "KeyError"
 
 
-def test_a_misspelt_option_is_named():
-    with pytest.raises(ArgumentError, match="modle"):
-        main(["fit", "--config", "configs/small/diffusion_stage1.yaml", "--modle.x", "1"])
+def test_a_constructor_s_own_message_is_kept():
+    assert told("fit", *DIFFUSION, "--data.init_args.size", "0") == "size must be positive, got 0"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_missing_accelerator():
+    assert told("fit", *DIFFUSION, "--trainer.accelerator", "gpu") == "No supported gpu backend found!"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), FileNotFoundError("scratch"), KeyError("x")]
+)
+def test_a_bug_keeps_its_traceback(monkeypatch, error):
+    def broken(args):
+        raise error
+
+    monkeypatch.setattr(command_line, "main", broken)
+    with pytest.raises(type(error)):
+        run([])
+
+
+def small_autoencoder(command, root, *options):
+    """A tiny autoencoder on the committed shards."""
+    network = "--model.init_args.network.init_args"
+    return [
+        command, "--config", "configs/small/autoencoder.yaml", "--data", "configs/data/small_grid_stage1.yaml",
+        f"{network}.width", "64", f"{network}.depth", "1", f"{network}.refinement", "0", "--trainer.max_steps", "1",
+        "--trainer.limit_val_batches", "1", "--trainer.val_check_interval", "null", "--trainer.logger", "false",
+        "--trainer.enable_progress_bar", "false", "--data.init_args.size", "16", "--data.init_args.num_workers", "0",
+        "--data.init_args.val_batch_size", "1", "--trainer.default_root_dir", str(root), *options,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("autoencoder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr("sys.argv", ["main.py"])
+        main(small_autoencoder("fit", root))
+    return root, next(root.rglob("last.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_validation_leaves_the_training_s_config_alone(trained):
+    root, checkpoint = trained
+    before = (root / "config.yaml").read_text()
+    main(small_autoencoder("validate", root, "--ckpt_path", str(checkpoint)))
+    assert (root / "config.yaml").read_text() == before
+    assert str(checkpoint) in (root / "validate.yaml").read_text()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoints_that_do_not_fit_are_one_line(trained):
+    root, checkpoint = trained
+    wider = ["--model.init_args.network.init_args.width", "128", "--ckpt_path", str(checkpoint)]
+    line = told(*small_autoencoder("validate", root, *wider))
+    assert re.fullmatch(
+        r"checkpoint of another architecture: 'network\.\S+' is \[64.*\] there and \[128.*\] in the model; .*",
+        line,
+    )
+    deeper = ["--model.init_args.network.init_args.depth", "2", "--ckpt_path", str(checkpoint)]
+    line = told(*small_autoencoder("validate", root, *deeper))
+    assert re.match(
+        r"checkpoint of another architecture: 'network\.\S+' is absent there and present in", line
+    )
+    line = told(*small_autoencoder("validate", root, "--ckpt_path", "nope.ckpt"))
+    assert line == "Checkpoint file not found: nope.ckpt"
+
+
+def test_a_key_that_only_the_checkpoint_has():
+    message = (
+        'Error(s) in loading state_dict for X:\n\tUnexpected key(s) in state_dict: "network.a", "network.b". '
+    )
+    assert "'network.a' is present there and absent in the model" in first_difference(message)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_image_size_that_the_network_cannot_take(tmp_path):
+    line = told(*small_autoencoder("fit", tmp_path, "--data.init_args.size", "20"))
+    assert line == "images are 20 x 20, both must be divisible by the autoencoder's 8"
+    line = told(
+        "fit", "--config", "configs/small/reconstruction_static.yaml", "--trainer.default_root_dir", str(tmp_path),
+        "--data", "configs/data/small_reconstruction_static.yaml", "--data.init_args.size", "60",
+        "--data.init_args.num_workers", "0", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false",
+    )  # fmt: skip
+    assert line == "images of 60x60 cannot be cut into patches of 8 pixels"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command, options, line", [
+    ("predict", [], "nothing to read: give data.init_args.predict at least one source"),
+    ("validate", ["--data.init_args.val", "[]"], "nothing to read: give data.init_args.val at least one source"),
+    ("validate", ["--data.init_args.train", "[]"], "the linear predictor, a baseline, needs training sources: "
+     "give data.init_args.train, or model.init_args.evaluation.baselines: false"),
+])  # fmt: skip
+def test_data_without_what_the_command_needs(tmp_path, command, options, line):
+    shared = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false",
+              "--trainer.enable_progress_bar", "false", "--model.init_args.initial_weights", "[]"]  # fmt: skip
+    assert told(command, *DIFFUSION, *shared, *options) == line

@@ -199,6 +199,11 @@ class PatchAutoencoder(nn.Module):
 
     def _patches(self, video: Tensor) -> tuple[Float[Tensor, "n 1 y x p"], Float[Tensor, "n m y x gp"]]:
         """Patches of the first frame, and of the groups of four frames after it; white is zero."""
+        if video.shape[-2] % self.patch or video.shape[-1] % self.patch:
+            height, width = video.shape[-2:]
+            raise ValueError(
+                f"images are {height} x {width}, both must be divisible by the autoencoder's {self.patch}"
+            )
         video, p = video - 1, self.patch
         first = rearrange(video[:, :, :1], "n c t (y p) (x q) -> n t y x (c p q)", p=p, q=p)
         rest = rearrange(

@@ -1,4 +1,4 @@
-"""Pictures and videos of grids: contact sheets with labels, depth in colours, mp4 and png files.
+"""Pictures and videos of grids: contact sheets with labels, mp4 and png files.
 
 Images are float `c h w` in [0, 1] until they become uint8 `h w 3` at the file.
 """

@@ -127,6 +127,16 @@ def test_one_scene_goes_straight_into_the_folder(tmp_path):
         )
 
 
+def test_the_grid_that_others_read_is_written_last(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise RuntimeError("interrupted")
+
+    monkeypatch.setattr("callbacks.grid_export.write_video", interrupted)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        trainer(tmp_path, GridExport("out", subfolders=False, limit=1)).predict(Fake(lambda b: b), batches(1))
+    assert not (tmp_path / "out" / "grid.safetensors").exists()
+
+
 def test_predictions_of_another_kind_are_refused(tmp_path):
     for callback in (GridExport(str(tmp_path)), GaussianExport(str(tmp_path))):
         with pytest.raises(ValueError, match="predict_step returned Tensor"):

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float, UInt8
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from scene4d.grid_format import read_grid
-from scene4d.sample_format import decode_video
 from scene4d.types import SceneBatch
 
 
 class ReferenceVideos(LightningDataModule):
     """A grid to be generated: row 0 is a fixed-view video, column 0 a freeze-time video.
 
+    Whatever PyAV decodes will do, upright or wide, at any rate. The middle square of a frame, turned as its display
+    matrix says, is scaled to `size`.
+
     Args:
-        fixed_view: Video file; what moves, seen by one camera that stands still. Its first 4k + 1 frames count.
+        fixed_view: Video file; what moves, seen by one camera that stands still. It is read from its first frame
+            on, at `fps` whatever its own rate: the frame nearest in time counts, and the frame times are the file's.
         freeze_time: Video file; the first moment of the fixed-view video, one frame a view. Its first frame
-            should show what the fixed-view video's first frame shows.
-        size: Height and width of the grid; the middle square of every frame is scaled to it. A multiple of 8.
-        frames: At most this many frames of the fixed-view video, 4k + 1.
-        views: At most this many frames of the freeze-time video, evenly spaced.
+            should show what the fixed-view video's first frame shows. Its rate means nothing.
+        size: Height and width of the grid. A multiple of 8.
+        frames: At most this many frames of the fixed-view video, 4k + 1; a shorter video gives fewer, at least 5.
+        views: At most this many frames of the freeze-time video, evenly spaced from its first to its last.
+        fps: Frames a second that the model was trained on.
         key: Name of the scene; names its output folder.
+
+    Raises:
+        ValueError: A number is out of range; names it.
     """
 
     def __init__(
@@ -37,39 +48,55 @@ class ReferenceVideos(LightningDataModule):
         size: int = 64,
         frames: int = 17,
         views: int = 4,
+        fps: float = 12.0,
         key: str = "scene",
     ) -> None:
         super().__init__()
         if size < 8 or size % 8:
             raise ValueError(f"size must be a multiple of 8 (the autoencoder's stride), got {size}")
-        if frames < 1 or frames % 4 != 1:
-            raise ValueError(f"frames must be 4k + 1 (1, 5, 9, 13, 17, ...), got {frames}")
+        if frames < 5 or frames % 4 != 1:
+            raise ValueError(f"frames must be 4k + 1, at least 5 (5, 9, 13, 17, ...), got {frames}")
+        if views < 2:
+            raise ValueError(f"views must be at least 2, got {views}")
+        if not 0 < fps < math.inf:
+            raise ValueError(f"fps must be positive, got {fps}")
         self.fixed_view, self.freeze_time, self.key = fixed_view, freeze_time, key
-        self.size, self.frames, self.views = size, frames, views
+        self.size, self.frames, self.views, self.fps = size, frames, views, fps
         self.batch: SceneBatch | None = None
 
     def setup(self, stage: str) -> None:
         """Reads both videos.
 
         Raises:
-            ValueError: A video is missing or unreadable, or has too few frames; names it.
+            ValueError: A video is missing, unreadable or too short; names it.
         """
-        row = read_square_video(self.fixed_view, self.size)
-        column = read_square_video(self.freeze_time, self.size)
-        times = min(self.frames, 1 + (len(row) - 1) // 4 * 4)
-        if times < 5:
-            raise ValueError(f"{self.fixed_view!r} has {len(row)} frames, at least 5 are needed")
-        if len(column) < 2:
-            raise ValueError(f"{self.freeze_time!r} has {len(column)} frames, at least 2 views are needed")
-        views = torch.linspace(0, len(column) - 1, min(self.views, len(column))).round().long()
-        images = torch.ones(1, len(views), times, 3, self.size, self.size)
-        images[0, :, 0], images[0, 0] = column[views], row[:times]
-        reference = torch.zeros(1, len(views), times, dtype=torch.bool)
+        moments, times = self._moments()
+        row = read_squares(self.fixed_view, moments, self.size)
+        count = len(presentation_times(self.freeze_time))
+        spread = torch.linspace(0, count - 1, min(self.views, count)).round().long()
+        column = read_squares(self.freeze_time, spread.tolist(), self.size)
+        images = torch.ones(1, len(column), len(row), 3, self.size, self.size)
+        images[0, :, 0], images[0, 0] = column, row
+        reference = torch.zeros(images.shape[:3], dtype=torch.bool)
         reference[:, 0], reference[:, :, 0] = True, True
         self.batch = SceneBatch(
-            images=images, cameras=None, frame_times=torch.arange(times)[None] / 12.0, reference=reference,
+            images=images, cameras=None, frame_times=torch.from_numpy(times)[None].float(), reference=reference,
             source=["user"], keys=[self.key],
         )  # fmt: skip
+
+    def _moments(self) -> tuple[list[int], Float[np.ndarray, " t"]]:
+        """Which frames of the fixed-view video come nearest to 0, 1 / fps, 2 / fps, ..., and their times."""
+        times = presentation_times(self.fixed_view, until=self.frames / self.fps)
+        seconds = 2 * times[-1] - times[-2]  # the last frame stays as long as the one before
+        shown = math.ceil(seconds * self.fps - 0.05)  # some files round their times to milliseconds
+        if shown < 5:
+            raise ValueError(
+                f"video {self.fixed_view!r} lasts {seconds:.2f} s: 5 frames, the fewest, at {self.fps:g} a second "
+                f"need more than {4 / self.fps:.2f} s"
+            )
+        wanted = np.arange(min(self.frames, 1 + (shown - 1) // 4 * 4)) / self.fps
+        nearest = np.abs(times - wanted[:, None]).round(6).argmin(1)  # the earlier of two that are as near
+        return nearest.tolist(), times[nearest]
 
     def predict_dataloader(self) -> DataLoader:
         """One batch of one scene."""
@@ -110,8 +137,8 @@ class GridFiles(LightningDataModule):
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
 
-def read_square_video(path: str, size: int) -> Float[Tensor, "t 3 h w"]:
-    """Frames of a video in [0, 1]: the middle square, scaled to `size` with antialiasing.
+def decode_frames(path: str) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Times in seconds and frames of a video, one after the other: only one is in memory.
 
     Raises:
         ValueError: Missing or unreadable; names it.
@@ -119,16 +146,78 @@ def read_square_video(path: str, size: int) -> Float[Tensor, "t 3 h w"]:
     if not Path(path).is_file():
         raise ValueError(f"video {path!r} does not exist")
     try:
-        frames = decode_video(Path(path).read_bytes())
+        # a file, not its name: FFmpeg takes some names for patterns
+        with open(path, "rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+            if container.format.name == "tty" or not container.streams.video:  # FFmpeg would film a text
+                raise ValueError("it holds no pictures")
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate or 25
+            for k, frame in enumerate(container.decode(stream)):
+                yield float(k / rate) if frame.time is None else frame.time, frame
     except Exception as error:  # PyAV raises many types
         raise ValueError(f"video {path!r} cannot be decoded: {error}") from error
-    t, h, w, _ = frames.shape
+
+
+def presentation_times(path: str, until: float = math.inf) -> Float[np.ndarray, " t"]:
+    """When a video shows its frames, in seconds from its first one; nothing is converted or kept.
+
+    Args:
+        path: The video.
+        until: Decoding stops behind this time.
+
+    Raises:
+        ValueError: Missing, unreadable or less than 2 frames; names it.
+    """
+    times: list[float] = []
+    for time, _ in decode_frames(path):
+        times.append(time)
+        if time - times[0] > until:
+            break
+    if len(times) < 2:
+        raise ValueError(f"{path!r} has {len(times)} frame{'s' * (not times)}, a video has at least 2")
+    return np.array(times) - times[0]
+
+
+def read_squares(path: str, indices: Sequence[int], size: int) -> Float[Tensor, "t 3 h w"]:
+    """Some frames of a video in [0, 1], of each the middle square, scaled to `size` with antialiasing.
+
+    Args:
+        path: The video.
+        indices: Numbers of its frames, in rising order.
+        size: Height and width.
+
+    Raises:
+        ValueError: Missing or unreadable; names it.
+    """
+    squares: dict[int, Tensor] = {}
+    to_rgb = VideoReformatter()  # one for all frames: each call of frame.to_ndarray would set up its own
+    for k, (_, frame) in enumerate(decode_frames(path)):
+        if k in indices:
+            squares[k] = _scaled(_upright_square(frame, to_rgb), size)
+        if k == indices[-1]:
+            break
+    return torch.stack([squares[k] for k in indices])
+
+
+def _upright_square(frame: av.VideoFrame, to_rgb: VideoReformatter) -> UInt8[np.ndarray, "s s 3"]:
+    """The middle of a frame as it is to be seen: phones store how to turn and mirror it in the display matrix."""
+    pixels = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+    h, w, _ = pixels.shape
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
-    square = np.ascontiguousarray(frames[:, top : top + side, left : left + side])
-    images = torch.from_numpy(square).movedim(-1, 1).float() / 255
-    if side == size:
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(
-        0, 1
-    )
+    square = pixels[top : top + side, left : left + side]
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return square
+    matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]  # PyAV's stub lists one type
+    (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2]  # x' = a x + c y, y' = b x + d y
+    if abs(b) > abs(a):
+        square, a, d = square.swapaxes(0, 1), c, b
+    return square[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _scaled(square: UInt8[np.ndarray, "s s 3"], size: int) -> Float[Tensor, "3 h w"]:
+    image = torch.from_numpy(np.ascontiguousarray(square)).movedim(-1, 0).float() / 255
+    if len(square) == size:
+        return image
+    scaled = F.interpolate(image[None], (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return scaled[0].clamp(0, 1)

@@ -27,6 +27,7 @@ WITHIN_SCENE4D = {
     "viewer": {"types", "gaussians", "rendering"},
     "grid_format": {"types"},
     "report": set(),
+    "messages": set(),
 }
 # what each package may import of the project
 BETWEEN_PACKAGES = {
@@ -34,7 +35,7 @@ BETWEEN_PACKAGES = {
     "datamodules": {"datamodules", "scene4d"},
     "lightning_modules": {"lightning_modules", "scene4d"},
     "callbacks": {"callbacks", "scene4d"},
-    "main": {"lightning_modules", "datamodules", "callbacks"},
+    "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
 FOR_DATAMODULES = {"types", "geometry", "sample_format", "grid_format"}
 # a command, no part of loading: it runs the autoencoder so that training need not

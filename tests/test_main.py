@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import main as command_line
-from main import first_difference, main, one_line, run
+from main import main, run
+from scene4d.messages import first_difference, one_line
 
 ROOT = Path(__file__).parents[1]
 DIFFUSION = ["--config", "configs/small/diffusion_stage2.yaml"]

@@ -1,0 +1,76 @@
+"""One line for a user's mistake, from what jsonargparse and torch write on many."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from difflib import get_close_matches
+from inspect import signature
+from pkgutil import resolve_name
+
+# What jsonargparse's messages are made of: where in the tree, what says nothing, and what was expected.
+HEADER = re.compile(
+    r"""(Type .+ expects a function or a callable class|Parser key "(?P<key>.+?)"|"""
+    r"""Problem with given class_path '(?P<owner>.+?)'):\s*"""
+)
+NOISE = re.compile(
+    r"Does not validate against any|Subtypes:|Errors:|Expected a path but|Expected a <class 'NoneType'>"
+)
+EXPECTED = re.compile(r"Expected an? (?P<type>.+?)((\. Got value)?: (?P<value>.*))?")
+# torch's list of all keys of a checkpoint that differ
+SIZE = re.compile(r"size mismatch for (\S+): .+?Size\((\[.*?\])\).+?Size\((\[.*?\])\)")
+ABSENT = re.compile(r'(Missing|Unexpected) key\(s\) in state_dict: "(.+?)"')
+
+
+def one_line(error: Exception) -> str:
+    """Which key is wrong and what was expected; jsonargparse writes a tree of all types that it tried."""
+    message, owner, level = str(error), "", -1
+    keys: list[str] = []
+    wrong: list[str] = []
+    for line in message.splitlines():
+        depth, text = len(line) - len(line.lstrip()), line.strip().removeprefix("- ")
+        if text.startswith("Given value") or (wrong and depth <= level):
+            break  # the first branch that gets past a key or a class path tells
+        text, _, given = text.partition(". Got value: Namespace(class_path='")
+        owner = given.partition("'")[0] or owner
+        while header := HEADER.match(text):
+            keys += filter(None, [header["key"]])
+            owner, level, wrong, text = header["owner"] or owner, depth, [], text[header.end() :]
+        if text and not NOISE.match(text):
+            wrong.append(text)
+    expected = [match for match in map(EXPECTED.fullmatch, wrong) if match]
+    if file := re.search(r"Expected a path but (\S+\.ya?ml) ", message):
+        wrong = [f"file {file[1]} does not exist or cannot be read"]
+    elif option := re.fullmatch("Option '(.+)' is not accepted", " ".join(wrong)):
+        wrong = [f"{owner} has no option {option[1]!r}{_suggestion(owner, option[1])}"]
+    elif expected and len(expected) == len(wrong):
+        types = " or ".join(dict.fromkeys(match["type"] for match in expected))
+        types = re.sub(r"<class '(.+?)'>|typing\.", r"\1", types).replace(
+            "dot import path string", "class path"
+        )
+        value = re.search(r"(?:Got value|Given value|string): (.*)", message)
+        wrong = [
+            f"expected {types}, got {value[1].partition('. Got value')[0] if value else 'something else'}"
+        ]
+    return ": ".join(filter(None, [".".join(keys), " ".join(wrong)])) or type(error).__name__
+
+
+def _suggestion(owner: str, option: str) -> str:
+    with suppress(ValueError):  # a class without a signature
+        for close in get_close_matches(option, signature(resolve_name(owner)).parameters, 1):
+            return f", did you mean {close!r}?"
+    return ""
+
+
+def first_difference(message: str) -> str:
+    """The first key of a checkpoint of another architecture, with both shapes; other messages as they are."""
+    if size := SIZE.search(message):
+        key, there, here = size.groups()
+    elif absent := ABSENT.search(message):
+        key, (there, here) = absent[2], ("absent", "present")[:: 1 if absent[1] == "Missing" else -1]
+    else:
+        return message
+    return (
+        f"checkpoint of another architecture: {key!r} is {there} there and {here} in the model; "
+        "compare the settings in the config"
+    )

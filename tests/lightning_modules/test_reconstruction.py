@@ -253,16 +253,19 @@ def test_evaluation_does_not_depend_on_the_unit_of_length():
 
 
 @torch.no_grad()
-def test_evaluation_without_depth_does_not_depend_on_the_unit_of_length():
-    module, scores = build(refine=True), []
-    for unit in (1.0, 10.0):
-        batch = make_batch()
-        batch.cameras.c2w[..., :3, 3] *= unit
-        batch.depths = None
-        evaluation = NovelViewEvaluation(module, module.perceptual)
-        evaluation.add(batch)
-        scores.append(evaluation.results()["given_cameras"]["psnr"])
-    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+@pytest.mark.parametrize("unit", [1.0, 10.0])
+def test_given_cameras_without_depth_are_as_far_apart_as_the_predicted_ones(unit):
+    module, calls = build(refine=True), []
+    reconstruct = module.reconstruct
+    module.reconstruct = lambda images, cameras=None: calls.append(cameras) or reconstruct(images, cameras)
+    batch = make_batch()
+    batch.cameras.c2w[..., :3, 3] *= unit
+    batch.depths = None
+    NovelViewEvaluation(module, module.perceptual).add(batch)
+    free, given = calls[0], next(cameras for cameras in calls if cameras is not None)
+    assert free is None
+    predicted = reconstruct(batch.images[:, : given.c2w.shape[1]]).cameras
+    torch.testing.assert_close(camera_spread(given.c2w), camera_spread(predicted.c2w), rtol=1e-3, atol=1e-6)
 
 
 def test_later_weights_complete_earlier_ones(tmp_path):

@@ -269,8 +269,8 @@ def test_predict_from_two_videos(trained, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["--data.init_args.size", "20"], "multiple of 8"),
-        (["--data.init_args.train", "[]", "--data.init_args.val", '[{"name": "x", "urls": ["absent.tar"], '
+        (["--data.init_args.size", "20"], "20 x 20, both must be divisible by the autoencoder's 8"),
+        (["--data.init_args.train", '[{"name": "x", "urls": ["absent.tar"], '
           '"selection": {"class_path": "datamodules.GridSelection"}}]'], "absent.tar"),
         (["--model.init_args.initial_weights", "[absent.safetensors]"], "absent.safetensors"),
         (["--model.init_args.trainable", "[attention3]"], "attention3"),

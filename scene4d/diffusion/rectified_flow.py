@@ -46,6 +46,8 @@ class RectifiedFlow:
         pure_noise: Fraction of training samples at sigma = 1, where sampling starts.
         shift: Shift of the noise levels in training.
         sampling_shift: Shift of the sampler's noise levels; below 1 more steps go to small noise. None = `shift`.
+        noise_scale: What the sampler keeps of the noise at every step, of what the level says. The network takes
+            away as much as the level says, so that below 1 samples are sharper; 1 = the flow's own path.
         sigma_floor: Lower bound of sigma where "data" predictions become velocities in the loss.
     """
 
@@ -56,6 +58,7 @@ class RectifiedFlow:
     pure_noise: float = 0.0
     shift: float = 1.0
     sampling_shift: float | None = None
+    noise_scale: float = 1.0
     sigma_floor: float = 0.3
 
     def __post_init__(self) -> None:
@@ -150,11 +153,12 @@ class RectifiedFlow:
         """
         shift = self.shift if self.sampling_shift is None else self.sampling_shift
         sigmas = sampling_sigmas(steps, shift).tolist()
-        x = noise
+        x, given = noise, reference_mask[..., None, None, None]
+        scale = torch.where(given, 1.0, self.noise_scale)  # given latents follow their path of training
         for sigma, following in zip(sigmas, sigmas[1:]):
             clean = self.denoise(network, x, sigma, references, reference_mask, text, guidance)
-            clean = torch.where(reference_mask[..., None, None, None], references, clean)
-            x = clean + (x - clean) * (following / sigma)  # given latents follow their path of training
+            clean = torch.where(given, references, clean)
+            x = clean + scale * (x - clean) * (following / sigma)
             yield clean
 
 

@@ -106,7 +106,7 @@ def test_sampling_feeds_references_as_training_does(prediction, clean_references
         fed.append(noisy[mask])
         return torch.full_like(noisy, 7.0)
 
-    flow = RectifiedFlow(prediction=prediction, clean_references=clean_references)
+    flow = RectifiedFlow(prediction=prediction, clean_references=clean_references, noise_scale=0.5)
     list(flow.predictions(network, noise, x, mask, steps=4))
     sampled = fed.copy()
     for sigma, ours in zip(sampling_sigmas(4), sampled):
@@ -128,6 +128,20 @@ def test_steps_follow_the_euler_formula(options):
         state = state + (following - sigma) * velocity(state, sigma.expand(len(x)))
     torch.testing.assert_close(path[-1], state)
     torch.testing.assert_close(path[0], noise - velocity(noise, torch.ones(len(x))))
+
+
+def test_steps_keep_a_share_of_the_noise():
+    x, noise, nothing = grid(), torch.randn(grid().shape), torch.zeros_like(corner_mask())
+    fed = []
+
+    def data(noisy, sigmas, *rest):
+        fed.append(noisy)
+        return x
+
+    flow = RectifiedFlow(prediction="data", noise_scale=0.5)
+    list(flow.predictions(data, noise, x, nothing, steps=4))
+    for k, (state, sigma) in enumerate(zip(fed, sampling_sigmas(4, 1.0).tolist())):
+        torch.testing.assert_close(state, x + 0.5**k * sigma * (noise - x))
 
 
 def test_guidance_extrapolates_from_the_empty_caption():

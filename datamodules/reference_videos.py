@@ -31,7 +31,7 @@ class ReferenceVideos(LightningDataModule):
             on, at `fps` whatever its own rate: the frame nearest in time counts, and the frame times are the file's.
         freeze_time: Video file; the first moment of the fixed-view video, one frame a view. Its first frame
             should show what the fixed-view video's first frame shows. Its rate means nothing.
-        size: Height and width of the grid. A multiple of 8.
+        size: Height and width of the grid; autoencoders ask for multiples of 8.
         frames: At most this many frames of the fixed-view video, 4k + 1; a shorter video gives fewer, at least 5.
         views: At most this many frames of the freeze-time video, evenly spaced from its first to its last.
         fps: Frames a second that the model was trained on.
@@ -52,8 +52,8 @@ class ReferenceVideos(LightningDataModule):
         key: str = "scene",
     ) -> None:
         super().__init__()
-        if size < 8 or size % 8:
-            raise ValueError(f"size must be a multiple of 8 (the autoencoder's stride), got {size}")
+        if size < 1:
+            raise ValueError(f"size must be positive, got {size}")
         if frames < 5 or frames % 4 != 1:
             raise ValueError(f"frames must be 4k + 1, at least 5 (5, 9, 13, 17, ...), got {frames}")
         if views < 2:

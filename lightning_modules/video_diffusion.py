@@ -19,7 +19,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_modules.grid_evaluation import GridEvaluation
-from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask
+from scene4d.diffusion.rectified_flow import RectifiedFlow
+from scene4d.latent_grid import latent_reference_mask, video_frames
 from scene4d.networks.autoencoder import autoencoder_fingerprint, decode_grid, encode_grid
 from scene4d.networks.pretrained import load_weights
 from scene4d.networks.trainable import trainable_parameters
@@ -132,7 +133,7 @@ class VideoDiffusion(L.LightningModule):
         views = []
         for view, needed in enumerate(latent_reference_mask(reference).any(0)):
             length = 1 + max(needed.nonzero().flatten().tolist(), default=0)
-            latents = self.encode(given[:, [view], : 4 * length - 3])
+            latents = self.encode(given[:, [view], : video_frames(length)])
             views.append(F.pad(latents, (0, 0, 0, 0, 0, 0, 0, len(needed) - length)))
         return torch.cat(views, 1)
 

@@ -13,6 +13,8 @@ FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
 # what each part of scene4d may import of scene4d, itself aside
 WITHIN_SCENE4D = {
     "types": set(),
+    "latent_grid": set(),
+    "atomic": set(),
     "kernels": set(),
     "geometry": {"types"},
     "sample_format": {"types"},
@@ -23,7 +25,7 @@ WITHIN_SCENE4D = {
     "gaussians": {"types", "geometry"},
     "visualization": {"types", "geometry"},
     "rendering": {"types", "geometry", "gaussians"},
-    "networks": {"types", "geometry", "kernels", "gaussians"},
+    "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
     "grid_format": {"types"},
     "report": set(),
@@ -37,7 +39,7 @@ BETWEEN_PACKAGES = {
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
-FOR_DATAMODULES = {"types", "geometry", "sample_format", "grid_format"}
+FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
 # a command, no part of loading: it runs the autoencoder so that training need not
 MORE_FOR = {"datamodules/preparation/latents.py": {"networks"}}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics.lightning"}

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 
 from lightning_modules import VideoDiffusion
 from main import main
-from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask
+from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.grid_format import read_grid
+from scene4d.latent_grid import latent_reference_mask
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
 from scene4d.sample_format import SceneSample, encode_sample, encode_video
 

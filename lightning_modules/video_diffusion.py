@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_modules.grid_evaluation import GridEvaluation
 from scene4d.diffusion.rectified_flow import RectifiedFlow
+from scene4d.distributed.compiling import compile_blocks
 from scene4d.latent_grid import latent_reference_mask, video_frames
 from scene4d.networks.autoencoder import autoencoder_fingerprint, decode_grid, encode_grid
 from scene4d.networks.pretrained import load_weights
@@ -54,7 +55,7 @@ class VideoDiffusion(L.LightningModule):
         guidance: Weight of classifier-free guidance; 1 = off, as the paper has it when both videos are given.
         text_dropout: Probability of training a sample without its caption.
         sample_seed: Of the noise that sampling starts from.
-        compile: Whether to compile the network's blocks (`compile_blocks`); needs a C++ compiler on the CPU.
+        compile: Whether to compile the blocks of the network; needs a C++ compiler on the CPU.
     """
 
     network: Any  # built in configure_model
@@ -101,7 +102,7 @@ class VideoDiffusion(L.LightningModule):
         count = len(trainable_parameters(network, self.trainable))
         log.info("%d parameter tensors of the network train", count)
         if self.compile_network:
-            network.compile_blocks()
+            compile_blocks(network)
         self.autoencoder = self.build_autoencoder().eval().requires_grad_(False)
         self.network = network
 

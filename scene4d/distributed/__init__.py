@@ -1,0 +1,1 @@
+"""Parallelism and compilation, applied to networks from outside; imports nothing else of the project."""

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scene4d.evaluation.table import Row
+
 log = logging.getLogger(__name__)
 
 PARTS = ("diffusion", "reconstruction")
@@ -127,6 +129,8 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def plain(value: Any) -> Any:
     """Numbers, texts, lists and dictionaries that JSON knows."""
+    if isinstance(value, Row):
+        value = value._asdict()
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,1 +1,1 @@
-"""Parallelism and compilation, applied to networks from outside; imports nothing else of the project."""
+"""What is done to a network, or agreed upon, when several processes train or judge it."""

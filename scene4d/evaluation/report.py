@@ -1,6 +1,6 @@
 """Joins the scores of several runs to one `metrics.json` and a readable table.
 
-    python -m scene4d.report --demo runs/diffusion.json runs/reconstruction.json \\
+    python -m scene4d.evaluation.report --demo runs/diffusion.json runs/reconstruction.json \\
         --shipped assets/small/metrics.json --started 1700000000 --made grid.mp4 --output metrics.json
 
 `metrics.json` is `{"demo": BLOCK, "shipped": BLOCK, "minutes": x}` with BLOCK `{"diffusion": {SOURCE:
@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from scene4d.evaluation.table import Row
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,8 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def plain(value: Any) -> Any:
     """Numbers, texts, lists and dictionaries that JSON knows."""
+    if isinstance(value, Row):
+        value = value._asdict()
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scene4d.report import main, plain, read_block, share_baselines, table, write_json
+from scene4d.evaluation.report import main, plain, read_block, share_baselines, table, write_json
 
 SCORES = {"psnr": 12.345, "iou": 0.5}
 

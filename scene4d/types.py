@@ -5,22 +5,29 @@ Axes are always named in this order: b batch, v view, t time, c channel, h heigh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from types import EllipsisType
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+_Item = int | slice | EllipsisType | Tensor | None
+Index = _Item | tuple[_Item, ...]
+Movable = TypeVar("Movable", bound="_Movable")
+
+
 class _Movable:
     """Lets Lightning (and users) move a dataclass of tensors between devices."""
 
-    def to(self, *args: Any, **kwargs: Any):
+    def to(self: Movable, *args: Any, **kwargs: Any) -> Movable:
         """Returns a copy whose tensors went through `Tensor.to(*args, **kwargs)`; expanded ones stay so."""
         return self.apply(lambda x: _moved(x, *args, **kwargs))
 
-    def apply(self, function):
+    def apply(self: Movable, function: Callable[[Tensor], Tensor]) -> Movable:
         """Returns a copy whose tensors (nested ones too) went through `function`."""
         changed = {}
         for entry in fields(self):  # type: ignore[arg-type]
@@ -58,7 +65,7 @@ class Cameras(_Movable):
         """World-to-camera matrices, for the rasterizer only."""
         return torch.linalg.inv(self.c2w)
 
-    def __getitem__(self, index) -> Cameras:
+    def __getitem__(self, index: Index) -> Cameras:
         """Indexes the leading axes, of both tensors alike."""
         return Cameras(self.c2w[index], self.intrinsics[index])
 
@@ -121,6 +128,6 @@ class Gaussians(_Movable):
     opacities: Float[Tensor, "*batch g"]
     colors: Float[Tensor, "*batch g 3"]
 
-    def __getitem__(self, index) -> Gaussians:
+    def __getitem__(self, index: Index) -> Gaussians:
         """Indexes the leading axes, of all tensors alike."""
         return Gaussians(*(getattr(self, f.name)[index] for f in fields(self)))

@@ -30,6 +30,7 @@ WITHIN_SCENE4D = {
     "messages": set(),
     "evaluation": {
         "types",
+        "distributed",
         "latent_grid",
         "atomic",
         "geometry",

@@ -36,8 +36,8 @@ class RectifiedFlow:
     """Objective and sampler.
 
     Args:
-        prediction: What the network's output means: "velocity" (the form of public Wan checkpoints) or "data"
-            (clean latents; much faster to learn for a small network with many channels a token).
+        prediction: Meaning of the network's output: "velocity" (the form of public Wan checkpoints) or "data"
+            (clean latents; much faster to learn for a small network with many channels per token).
         clean_references: Feed reference positions without noise. The patch embedding is linear, so noise and
             reference, once added, cannot be told apart: at sigma = 1 a noised reference has 0 dB.
             False is the paper's wording.
@@ -45,9 +45,9 @@ class RectifiedFlow:
         logit_std: See `logit_mean`.
         pure_noise: Fraction of training samples at sigma = 1, where sampling starts.
         shift: Shift of the noise levels in training.
-        sampling_shift: Shift of the sampler's noise levels; below 1 more steps go to small noise. None = `shift`.
-        noise_scale: What the sampler keeps of the noise at every step, of what the level says. The network takes
-            away as much as the level says, so that below 1 samples are sharper; 1 = the flow's own path.
+        sampling_shift: Shift of the sampler's noise levels; below 1 more steps go to small noise. None means `shift`.
+        noise_scale: Multiplies the noise that the sampler keeps at every step. Below 1 samples are sharper; 1 is the
+            exact flow.
         sigma_floor: Lower bound of sigma where "data" predictions become velocities in the loss.
     """
 
@@ -122,7 +122,7 @@ class RectifiedFlow:
         """Mean prediction of the clean grid at one noise level.
 
         Args:
-            guidance: Weight of classifier-free guidance against the empty caption (zeros); 1 = off.
+            guidance: Weight of classifier-free guidance against the empty caption (zeros); 1 switches it off.
         """
         sigmas = noisy.new_full((len(noisy),), sigma)
         output = self.call(network, noisy, sigmas, references, reference_mask, text)
@@ -142,7 +142,7 @@ class RectifiedFlow:
         steps: int = 8,
         guidance: float = 1.0,
     ) -> Iterator[Float[Tensor, "b v n z y x"]]:
-        """Mean predictions of the clean grid along the Euler path from noise, one a network evaluation.
+        """Mean predictions of the clean grid along the Euler path from noise, one per network evaluation.
 
         The first is the mean given pure noise, the last is the sample: the last step goes all the way to it.
 

@@ -25,7 +25,7 @@ class Correspondences:
     """Points of every view and where other views see them; v is the view of a point, w another one.
 
     Attributes:
-        pixels: Of the points in their own view.
+        pixels: Positions of the points in their own view.
         depths: First guess of planar z.
         found: Position of the points in view w, pixels.
         weights: Trust in every match, 0 = none; 0 for w = v.
@@ -62,7 +62,7 @@ def chain_cameras(
     Args:
         matches: Correspondences.
         others: Guessed depth at `matches.found` in view w.
-        intrinsics: Of all views.
+        intrinsics: Intrinsics of all views.
     """
     poses = [torch.eye(4, device=intrinsics.device).expand(len(intrinsics), 4, 4)]
     for v in range(1, intrinsics.shape[1]):

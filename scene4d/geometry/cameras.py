@@ -91,7 +91,7 @@ def scene_scale(
     Args:
         depths: Planar depth of the input views, 0 where unknown.
         cameras: Cameras `b v` in the world where the first camera is the identity.
-        minimum: Of the result.
+        minimum: Lower bound of the result.
 
     Returns:
         The distance; NaN for scenes without any known depth.

@@ -36,8 +36,8 @@ def pose_loss(
     Args:
         poses: Predictions, the last best.
         cameras: Truth `b v` in the normalised scene.
-        height: Of the images, pixels.
-        width: Of the images, pixels.
+        height: Height of the images, pixels.
+        width: Width of the images, pixels.
         decay: Weight of an iteration relative to the next.
         beta: Where the Huber loss turns from quadratic to linear.
     """

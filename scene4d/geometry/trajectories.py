@@ -65,12 +65,12 @@ def arc(
 
     Args:
         views: Number of cameras.
-        azimuth: Of the first camera, degrees from +x towards +y.
+        azimuth: Azimuth of the first camera, degrees from +x towards +y.
         total_angle: Azimuth of the last camera minus that of the first, degrees; negative = clockwise.
-        elevation: Of the first camera, degrees.
+        elevation: Elevation of the first camera, degrees.
         elevation_change: Elevation of the last camera minus that of the first, degrees.
         distance: From the target, scene units.
-        target: What the cameras look at, world coordinates.
+        target: Point that the cameras look at, world coordinates.
     """
     if views < 1:
         raise ValueError(f"views must be at least 1, got {views}")
@@ -110,7 +110,7 @@ def orbit(
         frames: Length of one loop.
         widen: Swayed angle over the angle that the cameras span.
         bob: Height of the up and down motion, degrees.
-        target: What the path looks at; default: the point nearest to all viewing axes.
+        target: Point that the path looks at; default: the point nearest to all viewing axes.
         up: World direction that stays up; default: minus the mean y axis of the cameras.
     """
     if frames < 1:

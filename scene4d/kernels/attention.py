@@ -38,8 +38,8 @@ def fused_view_time_attention(
     Args:
         q, k, v: `b l h d` with l = V T S, token (v, t, s) at (v T + t) S + s; any strides. Under autocast
             they are cast to its dtype, as SDPA does.
-        grid: (V, T, S): views, times (latent frames), tokens a frame.
-        scale: Factor of the logits; None = 1 / sqrt(d).
+        grid: (V, T, S): views, times (latent frames), tokens per frame.
+        scale: Factor of the logits; None means 1 / sqrt(d).
         backend: `auto` picks by device: cpu on the CPU, flash or efficient on CUDA, math elsewhere.
             cpu, math, flash, efficient and cudnn name the dense kernel of the merged form; masked is
             SDPA with an l x l mask, for comparison. The three CUDA kernels were never run.
@@ -161,7 +161,7 @@ _forward_op.register_autograd(_backward, setup_context=_save)
 
 @torch.library.custom_op("scene4d::dense_attention", mutates_args=())
 def _dense_op(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """What SDPA runs for half precision on the CPU, bit for bit, with the float32 backward of `CPU`."""
+    """Runs what SDPA runs for half precision on the CPU, bit for bit, with the float32 backward of `CPU`."""
     out, lse = CPU.forward(*(x.transpose(1, 2) for x in (q, k, v)), scale)
     return out.transpose(1, 2).contiguous(), lse.contiguous()
 
@@ -201,7 +201,7 @@ _dense_op.register_autograd(_dense_backward, setup_context=_dense_save)
 
 
 def _query_key_pairs(shape: torch.Size, views: int, times: int, tokens: int) -> int:
-    """Scored pairs times channels: T S, V S and S keys a query in the three dense attentions."""
+    """Scored pairs times channels: every query has T S, V S and S keys in the three dense attentions."""
     return math.prod(shape) * tokens * (times + views + 1)
 
 

@@ -20,40 +20,45 @@ from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_flop_count
 
 aten = torch.ops.aten
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class DenseKernel:
     """A forward and a backward of dense attention; see the top of this file for both signatures."""
 
-    forward: Callable[..., tuple[Tensor, Tensor]]
-    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    forward: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """float64 for float64, else float32: in what log-sum-exps and sums are kept."""
+    """The type of log-sum-exps and sums: float64 for float64, otherwise float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _cpu_forward(q, k, v, scale):
+def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, scale=scale)
 
 
-def _cpu_backward(grad, q, k, v, out, lse, scale):
+def _cpu_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     # in float32 whatever the inputs: torch's bfloat16 backward on the CPU took over ten times as long
     wide = (x.to(accumulation_dtype(x)) for x in (grad, q, k, v, out))
     grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(*wide, lse, 0.0, False, scale=scale)
     return tuple(x.to(q.dtype) for x in grads)
 
 
-def _math_forward(q, k, v, scale):
+def _math_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     dtype = accumulation_dtype(q)
     logits = (q.to(dtype) @ k.to(dtype).transpose(-1, -2)) * scale
     lse = torch.logsumexp(logits, dim=-1)
     return (torch.exp(logits - lse[..., None]) @ v.to(dtype)).to(q.dtype), lse
 
 
-def _math_backward(grad, q, k, v, out, lse, scale):
+def _math_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(q)
     grad, queries, keys, values, out = (x.to(dtype) for x in (grad, q, k, v, out))
     weights = torch.exp((queries @ keys.transpose(-1, -2)) * scale - lse[..., None])
@@ -63,11 +68,13 @@ def _math_backward(grad, q, k, v, out, lse, scale):
     return tuple(x.to(q.dtype) for x in grads)
 
 
-def _flash_forward(q, k, v, scale):
+def _flash_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)[:2]
 
 
-def _flash_backward(grad, q, k, v, out, lse, scale):
+def _flash_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of the dropout, which is 0
     offset = torch.empty(0, dtype=torch.uint64, device=q.device)
     lengths = q.shape[2], k.shape[2]
@@ -76,14 +83,16 @@ def _flash_backward(grad, q, k, v, out, lse, scale):
     )
 
 
-def _efficient_forward(q, k, v, scale):
+def _efficient_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     out, lse, _, _ = aten._scaled_dot_product_efficient_attention(
         q, k, v, None, True, 0.0, False, scale=scale
     )
     return out, lse[..., : q.shape[2]]  # the kernel pads it to a multiple of 32 with +inf
 
 
-def _efficient_backward(grad, q, k, v, out, lse, scale):
+def _efficient_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     lse = F.pad(lse.contiguous(), (0, -q.shape[2] % 32), value=math.inf)
     zero = torch.zeros((), dtype=torch.int64, device=q.device)
     wanted = [True, True, True, False]
@@ -92,14 +101,16 @@ def _efficient_backward(grad, q, k, v, out, lse, scale):
     )[:3]
 
 
-def _cudnn_forward(q, k, v, scale):
+def _cudnn_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     out, lse, *_ = aten._scaled_dot_product_cudnn_attention(
         q, k, v, None, True, 0.0, False, False, scale=scale
     )
     return out, lse.squeeze(-1)
 
 
-def _cudnn_backward(grad, q, k, v, out, lse, scale):
+def _cudnn_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     zero = torch.zeros((), dtype=torch.int64, device=q.device)
     lse = lse.contiguous().unsqueeze(-1)
     lengths = q.shape[2], k.shape[2]
@@ -115,11 +126,15 @@ EFFICIENT = DenseKernel(_efficient_forward, _efficient_backward)  # never run
 CUDNN = DenseKernel(_cudnn_forward, _cudnn_backward)  # never run
 
 
-def _count_flops(q, k, v, *args, out_shape=None, **options):
+def _count_flops(
+    q: Shape, k: Shape, v: Shape, *args: object, out_shape: object = None, **options: object
+) -> int:
     return sdpa_flop_count(q, k, v)
 
 
-def _count_backward_flops(grad, q, k, v, *args, out_shape=None, **options):
+def _count_backward_flops(
+    grad: Shape, q: Shape, k: Shape, v: Shape, *args: object, out_shape: object = None, **options: object
+) -> int:
     return sdpa_flop_count(q, k, v) * 5 // 2
 
 

@@ -31,7 +31,7 @@ def merged_forward(
         q, k, v: `b l h d` with l = V T S, view-major; any strides.
         grid: (V, T, S).
         scale: Factor of the logits.
-        kernel: What computes the three dense attentions.
+        kernel: Computes the three dense attentions.
 
     Returns:
         Output `b l h d` in the dtype of q, and lse `b l h` in float32 (float64 for float64); contiguous.

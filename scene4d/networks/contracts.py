@@ -1,4 +1,4 @@
-"""What LightningModules and pipelines may ask of a network; the networks here fulfil these protocols.
+"""The members that LightningModules and pipelines may use of a network; the networks here fulfil these protocols.
 
 Nothing has to be inherited: a network of your own fits if it is an `nn.Module` with these members. It keeps nothing of
 a call on its modules, and it says itself which weight files it accepts.
@@ -7,14 +7,15 @@ a call on its modules, and it says itself which weight files it accepts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from scene4d.networks.vggt.model import Prediction
+
+M = TypeVar("M", bound="Module")
 
 
 class Module(Protocol):
@@ -30,13 +31,13 @@ class Module(Protocol):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
 
-    def train(self, mode: bool = True) -> Self: ...
+    def train(self: M, mode: bool = True) -> M: ...
 
-    def eval(self) -> Self: ...
+    def eval(self: M) -> M: ...
 
-    def requires_grad_(self, requires_grad: bool = True) -> Self: ...
+    def requires_grad_(self: M, requires_grad: bool = True) -> M: ...
 
-    def to(self, device: torch.device | str) -> Self: ...
+    def to(self: M, device: torch.device | str) -> M: ...
 
 
 class TrainedNetwork(Module, Protocol):

@@ -10,6 +10,7 @@ float64 whatever the dtype of the input.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -228,7 +229,16 @@ class _Project(torch.autograd.Function):
     """Autograd node around the two kernels."""
 
     @staticmethod
-    def forward(ctx, means, quats, scales, opacities, viewmats, Ks, limits):
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        viewmats: Tensor,
+        Ks: Tensor,
+        limits: tuple[float, ...],
+    ) -> tuple[Tensor, ...]:
         arrays = tuple(_float64(x) for x in (means, quats, scales, opacities, viewmats, Ks))
         splats = np.empty((viewmats.shape[0], means.shape[0], 8))
         ctx.chunks = max(1, min(use_torch_threads(), means.shape[0] // 256))
@@ -241,7 +251,9 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_means2d, grad_conics, grad_depths, _):
+    def backward(
+        ctx: Any, grad_means2d: Tensor, grad_conics: Tensor, grad_depths: Tensor, _: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         means, quats, scales, _, views, Ks = ctx.arrays
         parts = (_float64(grad_means2d), _float64(grad_conics), _float64(grad_depths)[..., None])
         grads = np.concatenate(parts, axis=-1)
@@ -250,19 +262,8 @@ class _Project(torch.autograd.Function):
         grad_views = np.zeros((ctx.chunks, *views.shape))
         use_torch_threads()
         _backward_kernel(
-            means,
-            quats,
-            scales,
-            views,
-            Ks,
-            ctx.limits,
-            ctx.splats,
-            alive,
-            grads,
-            ctx.chunks,
-            *out,
-            grad_views,
-        )
+            means, quats, scales, views, Ks, ctx.limits, ctx.splats, alive, grads, ctx.chunks, *out, grad_views
+        )  # fmt: skip
         grad_means, grad_quats, grad_scales, grad_viewmats = (
             torch.from_numpy(x).to(ctx.dtype) for x in (*out, grad_views.sum(0))
         )

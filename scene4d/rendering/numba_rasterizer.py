@@ -13,6 +13,7 @@ Per pixel, with d = splat centre - pixel centre and conic (a, b, c), as in Kerbl
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -220,7 +221,18 @@ class _Composite(torch.autograd.Function):
     """Autograd node around the two kernels."""
 
     @staticmethod
-    def forward(ctx, means2d, conics, colors, opacities, radii_y, order, counts, width, height):
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        colors: Tensor,
+        opacities: Tensor,
+        radii_y: Tensor,
+        order: Tensor,
+        counts: Tensor,
+        width: int,
+        height: int,
+    ) -> tuple[Tensor, ...]:
         splats = tuple(_float64(x) for x in (means2d, conics, colors, opacities, radii_y))
         order = np.ascontiguousarray(order.numpy())
         cameras = means2d.shape[0]
@@ -237,7 +249,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_renders, grad_remaining):
+    def backward(ctx: Any, grad_renders: Tensor, grad_remaining: Tensor) -> tuple[Tensor | None, ...]:
         cameras, gaussians, channels = ctx.splats[2].shape
         grad_splats = np.zeros((cameras * ctx.bands, gaussians, 6))
         grad_colors = np.zeros((cameras * ctx.bands, gaussians, channels))

@@ -59,8 +59,8 @@ def rasterize(
         colors: D features a Gaussian, shared by the cameras or one set a camera (c g d).
         viewmats: World-to-camera matrices, OpenCV axes.
         Ks: Intrinsics, pixels, pixel centres at +0.5. No gradient reaches them.
-        width: Of the image, pixels.
-        height: Of the image, pixels.
+        width: Width of the image, pixels.
+        height: Height of the image, pixels.
         near_plane: Gaussians with z at or below it are not drawn.
         far_plane: Gaussians with z at or above it are not drawn.
         radius_clip: Splats with both radii at or below it (pixels) are not drawn.
@@ -148,7 +148,7 @@ def _assemble(
 def _features(
     colors: Tensor, depths: Float[Tensor, "c g"], render_mode: RenderMode
 ) -> Float[Tensor, "c g x"]:
-    """What is composited: colours, depth, or both."""
+    """Returns the channels that are composited: colours, depth, or both."""
     colors = colors.expand(*depths.shape, colors.shape[-1])
     if render_mode == "RGB":
         return colors

@@ -61,7 +61,14 @@ def _flatten(tensor: Tensor, leading: int, shape: torch.Size) -> Tensor:
     return tensor.expand(*shape, *rest).reshape(-1, *rest)
 
 
-def _render_one(gaussians: Gaussians, viewmats, Ks, height: int, width: int, background: Sequence[float]):
+def _render_one(
+    gaussians: Gaussians,
+    viewmats: Float[Tensor, "c 4 4"],
+    Ks: Float[Tensor, "c 3 3"],
+    height: int,
+    width: int,
+    background: Sequence[float],
+) -> tuple[Float[Tensor, "c 3 h w"], Float[Tensor, "c h w"], Float[Tensor, "c h w"]]:
     colour = torch.tensor(background, dtype=gaussians.means.dtype, device=gaussians.means.device)
     renders, alphas, _ = rasterize(
         gaussians.means,

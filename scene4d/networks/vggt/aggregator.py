@@ -20,14 +20,14 @@ IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass
 class AggregatedTokens:
-    """What the heads read.
+    """The tokens that the heads read.
 
     Attributes:
         layers: Frame output and global output of a layer side by side, by its index; without special tokens.
         camera: Camera tokens of the last layer.
         rows: Patches along y.
         columns: Patches along x.
-        matched: What the optional view matcher adds, see `ViewMatcher`; its n runs over (b t).
+        matched: Additions of the optional view matcher, see `ViewMatcher`; its n runs over (b t).
     """
 
     layers: dict[int, Float[Tensor, "b t v l e"]]

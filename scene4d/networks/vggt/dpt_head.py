@@ -71,14 +71,14 @@ class DPTHead(nn.Module):
     Args:
         dim: Channels of the kept layers (twice the aggregator's).
         out: Output channels.
-        layers: Which four layers to read, coarse detail last.
+        layers: The four layers to read, coarse detail last.
         channels: Channels after the projection of each layer.
         features: Channels of the decoder.
         hidden: Channels before the output.
         patch_size: Side of a patch, pixels.
         image_skip: Channels of a direct path from the image into the last convolution; 0 as in VGGT.
         position_weight: Weight of the sin-cos position embedding.
-        chunk: Frames decoded at once; 0 = all.
+        chunk: Frames decoded at once; 0 means all.
         output_scale: Standard deviation of the initial output weights; 0 keeps PyTorch's.
     """
 

@@ -29,8 +29,8 @@ def refine_with_matches(
     """Cameras and depths that explain the matches between views.
 
     Args:
-        prediction: Of a network with a view matcher.
-        cameras: Known cameras `b v` in the unit of the predicted depth; None = they are found too.
+        prediction: Prediction of a network with a view matcher.
+        cameras: Known cameras `b v` in the unit of the predicted depth; None means that they are found, too.
 
     Raises:
         ValueError: The network has no view matcher.
@@ -63,9 +63,9 @@ def correct_depth(
     """Spreads the corrections of cells over pixels of similar depth nearby.
 
     Args:
-        depths: Predicted.
-        guessed: Predicted, at the cells.
-        found: What matches say there.
+        depths: Predicted depths.
+        guessed: Predicted depths at the cells.
+        found: Depths there that the matches ask for.
         known: Inverse variance of the logarithm of `found`.
         prior: Inverse variance of "no correction".
     """

@@ -32,7 +32,7 @@ class MatchedTokens:
         patches: Added to the patch tokens.
         camera: Added to the camera token.
         poses: First guess of the pose encoding, from the displacements alone.
-        features: Of every cell; the inner product of two cells is the logit of their match.
+        features: One vector per cell; the inner product of two cells is the logit of their match.
     """
 
     patches: Float[Tensor, "n v l d"]

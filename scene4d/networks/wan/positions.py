@@ -14,7 +14,7 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class GridPositions:
-    """What every self-attention needs to know about the grid; it travels through the blocks as an argument.
+    """The positions of a grid's tokens; they travel through the blocks to every self-attention as an argument.
 
     This is no tuple, so that wrappers which cast the inputs of a block (FSDP2) leave the tables in float32.
 

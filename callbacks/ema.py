@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.sharding import gather, local, reshard, scatter
+from scene4d.distributed.sharding import gather, local, reshard, scatter
 
 
 class ExponentialMovingAverage(L.Callback):

@@ -15,7 +15,7 @@ WITHIN_SCENE4D = {
     "atomic": set(),
     "types": set(),
     "latent_grid": set(),
-    "atomic": set(),
+    "distributed": set(),
     "kernels": set(),
     "geometry": {"types"},
     "sample_format": {"types"},
@@ -30,6 +30,7 @@ WITHIN_SCENE4D = {
     "messages": set(),
     "evaluation": {
         "types",
+        "latent_grid",
         "atomic",
         "geometry",
         "networks",
@@ -42,6 +43,7 @@ WITHIN_SCENE4D = {
     },
     "pipelines": {
         "types",
+        "latent_grid",
         "geometry",
         "networks",
         "diffusion",

@@ -1,4 +1,4 @@
-"""The three things callbacks do with parameters that FSDP2 may have split over ranks."""
+"""Reading and writing parameters that FSDP2 may have split over ranks."""
 
 from __future__ import annotations
 

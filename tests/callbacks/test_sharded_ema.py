@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from callbacks.ema import ExponentialMovingAverage, trainable
-from callbacks.sharding import gather, local, reshard, scatter
+from scene4d.distributed.sharding import gather, local, reshard, scatter
 
 
 class Holder(L.LightningModule):

@@ -1,4 +1,4 @@
-"""Training curves from TensorBoard's files, as numbers and as a picture: a panel a run.
+"""Training curves from TensorBoard's files, as numbers and as a picture with one panel per run.
 
     python -m benchmarks.curves docs/curves/diffusion diffusion_stage2=runs/diffusion_stage2 ...
 
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from scene4d.atomic import replacing, write_text
 
 Curves = dict[str, dict[int, float]]  # value, step, number
 
@@ -102,13 +104,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"no run given, and {args.output.with_suffix('.csv')} does not exist")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".csv", ".png"):
-        target = args.output.with_suffix(suffix)
-        unfinished = target.with_suffix(f"{suffix}.tmp")
         if suffix == ".csv":
-            unfinished.write_text("".join(table(runs)))
-        else:
+            write_text(args.output.with_suffix(suffix), "".join(table(runs)))
+            continue
+        with replacing(args.output.with_suffix(suffix)) as unfinished:
             picture(runs).savefig(unfinished, dpi=75, format="png")
-        unfinished.replace(target)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import argparse
 import json
 import logging
 import math
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from scene4d.atomic import write_json
 
 log = logging.getLogger(__name__)
 
@@ -110,34 +111,6 @@ def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON in one step; NaN and infinity become null, tensors become numbers.
-
-    Raises:
-        ValueError: Something that is no number, text, list, dictionary, tensor or array.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
-
-
-def plain(value: Any) -> Any:
-    """Numbers, texts, lists and dictionaries that JSON knows."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    raise ValueError(f"cannot write {type(value).__name__} {value!r} as JSON")
 
 
 def show(path: str, made: list[str]) -> None:

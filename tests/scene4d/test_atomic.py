@@ -1,12 +1,14 @@
 """Files appear whole or not at all, readable by whom the umask lets."""
 
+import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from scene4d.atomic import replacing, write_text
+from scene4d.atomic import plain, replacing, write_json, write_text
 
 
 def test_a_file_appears_whole_in_a_new_folder(tmp_path):
@@ -34,3 +36,21 @@ def test_permissions_follow_the_umask(tmp_path, umask, expected):
     finally:
         os.umask(old)
     assert path.stat().st_mode & 0o777 == expected
+
+
+def test_json_is_exact(tmp_path):
+    write_json(
+        tmp_path / "new" / "x.json", {"a": torch.tensor(0.5), "b": [1, np.int64(2), float("nan")], 3: None}
+    )
+    text = (tmp_path / "new" / "x.json").read_text()
+    assert json.loads(text) == {"a": 0.5, "b": [1, 2, None], "3": None}
+    assert "NaN" not in text and [p.name for p in (tmp_path / "new").iterdir()] == ["x.json"]
+    with pytest.raises(ValueError, match="cannot write set"):
+        plain({"a": {1}})
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"a": object()})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}

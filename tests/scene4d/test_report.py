@@ -3,11 +3,10 @@
 import json
 import time
 
-import numpy as np
 import pytest
-import torch
 
-from scene4d.report import main, plain, read_block, share_baselines, table, write_json
+from scene4d.atomic import write_json
+from scene4d.report import main, read_block, share_baselines, table
 
 SCORES = {"psnr": 12.345, "iou": 0.5}
 
@@ -17,24 +16,6 @@ def diffusion(psnr: float) -> dict:
 
 
 RECONSTRUCTION = {"reconstruction": {"scenes": 16, "pose_free": {"psnr": 20.0}, "rotation_deg": 3.25}}
-
-
-def test_json_is_exact(tmp_path):
-    write_json(
-        tmp_path / "new" / "x.json", {"a": torch.tensor(0.5), "b": [1, np.int64(2), float("nan")], 3: None}
-    )
-    text = (tmp_path / "new" / "x.json").read_text()
-    assert json.loads(text) == {"a": 0.5, "b": [1, 2, None], "3": None}
-    assert "NaN" not in text and [p.name for p in (tmp_path / "new").iterdir()] == ["x.json"]
-    with pytest.raises(ValueError, match="cannot write set"):
-        plain({"a": {1}})
-
-
-def test_failed_write_leaves_the_old_file(tmp_path):
-    write_json(tmp_path / "x.json", {"a": 1})
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "x.json", {"a": object()})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
 
 
 def test_command_joins_runs(tmp_path, caplog):

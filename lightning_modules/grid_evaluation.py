@@ -9,9 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scene4d.baselines import LinearPredictor, blend, blurred_copy, copy_fixed_view, copy_freeze_time
+from scene4d.evaluation.baselines import (
+    LinearPredictor,
+    blend,
+    blurred_copy,
+    copy_fixed_view,
+    copy_freeze_time,
+)
 from scene4d.losses import PerceptualLoss
-from scene4d.metrics import ScoreTable, score_grid
+from scene4d.evaluation.scores import ScoreTable, score_grid
 from scene4d.types import SceneBatch
 from scene4d.visualization import comparison_sheet
 

@@ -12,22 +12,42 @@ FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
 
 # what each part of scene4d may import of scene4d, itself aside
 WITHIN_SCENE4D = {
+    "atomic": set(),
     "types": set(),
     "kernels": set(),
     "geometry": {"types"},
     "sample_format": {"types"},
     "diffusion": {"types"},
     "losses": {"types"},
-    "baselines": {"types"},
-    "metrics": {"types"},
     "gaussians": {"types", "geometry"},
     "visualization": {"types", "geometry"},
     "rendering": {"types", "geometry", "gaussians"},
     "networks": {"types", "geometry", "kernels", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
-    "grid_format": {"types"},
-    "report": set(),
+    "grid_format": {"types", "atomic"},
     "messages": set(),
+    "evaluation": {
+        "types",
+        "atomic",
+        "geometry",
+        "networks",
+        "diffusion",
+        "rendering",
+        "gaussians",
+        "losses",
+        "visualization",
+        "pipelines",
+    },
+    "pipelines": {
+        "types",
+        "geometry",
+        "networks",
+        "diffusion",
+        "rendering",
+        "gaussians",
+        "losses",
+        "atomic",
+    },
 }
 # what each package may import of the project
 BETWEEN_PACKAGES = {

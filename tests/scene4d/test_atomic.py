@@ -9,6 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from scene4d.atomic import plain, replacing, write_json, write_text
+from scene4d.gaussians.ply import write_ply
+from scene4d.grid_format import write_grid
+from scene4d.types import Gaussians, SceneBatch
+from scene4d.viewer import write_viewer
+from scene4d.visualization import write_png, write_video
 
 
 def test_a_file_appears_whole_in_a_new_folder(tmp_path):
@@ -54,3 +59,41 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "x.json", {"a": object()})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+
+
+GAUSSIANS = Gaussians(
+    means=torch.zeros(2, 3), quats=torch.eye(4)[:2], scales=torch.ones(2, 3), opacities=torch.full((2,), 0.5),
+    colors=torch.ones(2, 3),
+)  # fmt: skip
+GRID = SceneBatch(
+    images=torch.zeros(1, 1, 1, 3, 2, 2), cameras=None, frame_times=torch.zeros(1, 1),
+    reference=torch.zeros(1, 1, 1, dtype=torch.bool), source=["objects"], keys=["a"],
+)  # fmt: skip
+WRITERS = {
+    "grid.safetensors": lambda path: write_grid(path, GRID),
+    "frame.ply": lambda path: write_ply(path, GAUSSIANS),
+    "viewer.html": lambda path: write_viewer(path, [GAUSSIANS], None, (4, 4)),
+    "picture.png": lambda path: write_png(path, torch.zeros(3, 2, 2)),
+    "video.mp4": lambda path: write_video(path, np.zeros((2, 16, 16, 3), np.uint8), 12),
+    "metrics.json": lambda path: write_json(path, {"a": 1}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_writer_makes_its_folder_follows_the_umask_and_leaves_the_old_file(tmp_path, name, monkeypatch):
+    path, old = tmp_path / "new" / name, os.umask(0o027)
+    try:
+        WRITERS[name](path)
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o640 and os.listdir(path.parent) == [name]
+    path.write_bytes(b"before")
+
+    def full(source, target):
+        assert source.stat().st_size > 0
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="full"):
+        WRITERS[name](path)
+    assert path.read_bytes() == b"before" and os.listdir(path.parent) == [name]

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from scene4d.metrics import (
+from scene4d.evaluation.scores import (
     GRID_SCORES,
-    ScoreTable,
     depth_abs_rel,
     foreground,
     psnr,
@@ -160,38 +159,6 @@ def test_depth_error_ignores_scale_and_unknown_pixels():
     truth = torch.tensor([[[1.0, 2.0, 3.0, 0.0]]])
     assert depth_abs_rel(truth * 5, truth) == pytest.approx(0)
     assert depth_abs_rel(torch.tensor([[[1.0, 2.0, 6.0, 9.0]]]), truth) == pytest.approx(1 / 3)
-
-
-def test_table_means_skip_nan_and_unseen_methods():
-    table = ScoreTable(["objects", "physics"], ["sample", "copy"], ["psnr", "iou"])
-    table.update("objects", "sample", {"psnr": 10.0, "iou": 0.5})
-    table.update("objects", "sample", {"psnr": 20.0, "iou": math.nan})
-    result = table.compute()
-    assert result == {"objects": {"scenes": 2, "sample": {"psnr": 15.0, "iou": 0.5}}}
-    table.reset()
-    table.update("physics", "copy", {"psnr": math.nan, "iou": 1.0})
-    assert math.isnan(table.compute()["physics"]["copy"]["psnr"])
-
-
-def test_table_refuses_unknown_names():
-    table = ScoreTable(["objects"], ["sample"], ["psnr"])
-    with pytest.raises(ValueError, match="'rooms' is not one of objects"):
-        table.update("rooms", "sample", {"psnr": 1.0})
-
-
-def test_table_sums_over_ranks():
-    other = ScoreTable(["objects", "static"], ["sample"], ["psnr"])
-    other.update("static", "sample", {"psnr": 40.0})
-    other.update("objects", "sample", {"psnr": 40.0})
-    ranks = iter([other.sums, other.counts, other.scenes])
-    table = ScoreTable(["objects", "static"], ["sample"], ["psnr"])
-    table.dist_sync_fn = lambda mine, group=None: [mine, next(ranks)]
-    table.distributed_available_fn = lambda: True
-    table.update("objects", "sample", {"psnr": 10.0})
-    table.update("objects", "sample", {"psnr": 10.0})
-    result = table.compute()
-    assert result["objects"] == {"scenes": 3, "sample": {"psnr": 20.0}}  # (10 + 10 + 40) / 3
-    assert result["static"] == {"scenes": 1, "sample": {"psnr": 40.0}}
 
 
 def test_scores_do_not_change_under_autocast():

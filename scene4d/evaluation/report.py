@@ -1,6 +1,6 @@
 """Joins the scores of several runs to one `metrics.json` and a readable table.
 
-    python -m scene4d.report --demo runs/diffusion.json runs/reconstruction.json \\
+    python -m scene4d.evaluation.report --demo runs/diffusion.json runs/reconstruction.json \\
         --shipped assets/small/metrics.json --started 1700000000 --made grid.mp4 --output metrics.json
 
 `metrics.json` is `{"demo": BLOCK, "shipped": BLOCK, "minutes": x}` with BLOCK `{"diffusion": {SOURCE:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scene4d.baselines import (
+from scene4d.evaluation.baselines import (
     LinearPredictor,
     blend,
     blur,

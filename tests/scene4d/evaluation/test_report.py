@@ -6,7 +6,7 @@ import time
 import pytest
 
 from scene4d.atomic import write_json
-from scene4d.report import main, read_block, share_baselines, table
+from scene4d.evaluation.report import main, read_block, share_baselines, table
 
 SCORES = {"psnr": 12.345, "iou": 0.5}
 

@@ -7,12 +7,11 @@ silhouette of a scene without background) is NaN and is left out of means.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 Perceptual = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
@@ -129,61 +128,6 @@ def depth_abs_rel(predicted: Float[Tensor, "*n h w"], truth: Float[Tensor, "*n h
     ours, theirs = predicted[known].double(), truth[known].double()
     scale = theirs.median() / ours.median().clamp_min(1e-12) if len(theirs) else math.nan
     return float(((scale * ours - theirs).abs() / theirs).mean())
-
-
-class ScoreTable(Metric):
-    """Means of scores over scenes, by data source and method, summed over all ranks.
-
-    Args:
-        sources: Rows, for example the data sources. Every rank must name the same.
-        methods: What is compared within a row.
-        names: Scores of a method.
-    """
-
-    sums: Tensor
-    counts: Tensor
-    scenes: Tensor
-
-    def __init__(
-        self, sources: Sequence[str], methods: Sequence[str], names: Sequence[str] = GRID_SCORES
-    ) -> None:
-        super().__init__()
-        self.sources, self.methods, self.names = list(sources), list(methods), list(names)
-        shape = (len(self.sources), len(self.methods), len(self.names))
-        self.add_state("sums", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("counts", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("scenes", torch.zeros(shape[:2], dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, source: str, method: str, scores: dict[str, float]) -> None:
-        """Adds one scene's scores; NaN and infinite ones are left out.
-
-        Raises:
-            ValueError: An unknown source, method or score, named.
-        """
-        row, column = _index(self.sources, source), _index(self.methods, method)
-        self.scenes[row, column] += 1
-        for name, value in scores.items():
-            cell = (row, column, _index(self.names, name))
-            if math.isfinite(value):
-                self.sums[cell] += value
-                self.counts[cell] += 1
-
-    def compute(self) -> dict[str, dict]:
-        """Returns `{source: {"scenes": n, method: {score: mean}}}` of all seen; NaN = nothing counted."""
-        means = self.sums / self.counts  # 0 / 0 is NaN
-        table: dict[str, dict] = {}
-        for row, source in enumerate(self.sources):
-            seen = {m: k for k, m in enumerate(self.methods) if self.scenes[row, k] > 0}
-            if seen:
-                table[source] = {"scenes": int(self.scenes[row].max())}
-                table[source] |= {m: dict(zip(self.names, means[row, k].tolist())) for m, k in seen.items()}
-        return table
-
-
-def _index(names: list[str], name: str) -> int:
-    if name not in names:
-        raise ValueError(f"{name!r} is not one of {', '.join(names)}")
-    return names.index(name)
 
 
 def _image_scores(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.curves docs/curves/diffusion diffusion_stage2=runs/diffusion_stage2 ...
 
-writes docs/curves/diffusion.csv (run, value, step, number) and .png. Runs that the table holds already and that are not
+writes docs/curves/diffusion.csv (run, value, step, number) and .webp. Runs that the table holds already and that are not
 named again stay, so that a curve outlives its run. A resumed run has several files; later ones win.
 """
 
@@ -102,13 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
         runs[name] = read_run(folder)
     if not runs:
         parser.error(f"no run given, and {args.output.with_suffix('.csv')} does not exist")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".csv", ".png"):
-        if suffix == ".csv":
-            write_text(args.output.with_suffix(suffix), "".join(table(runs)))
-            continue
-        with replacing(args.output.with_suffix(suffix)) as unfinished:
-            picture(runs).savefig(unfinished, dpi=75, format="png")
+    write_text(args.output.with_suffix(".csv"), "".join(table(runs)))
+    with replacing(args.output.with_suffix(".webp")) as unfinished:
+        picture(runs).savefig(unfinished, dpi=75, format="webp", pil_kwargs={"lossless": True})
 
 
 if __name__ == "__main__":

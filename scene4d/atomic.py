@@ -41,7 +41,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON, whole or not at all; NaN and infinity become null, tensors and arrays become numbers.
+    """Writes JSON, whole or not at all; NaN and infinity become null, tensors numbers, named tuples dictionaries.
 
     Raises:
         ValueError: Something is no number, text, list, dictionary, tensor or array.
@@ -51,6 +51,8 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def plain(value: Any) -> Any:
     """Numbers, texts, lists and dictionaries that JSON knows."""
+    if hasattr(value, "_asdict"):  # a named tuple
+        value = value._asdict()
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -14,6 +14,8 @@ FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
 WITHIN_SCENE4D = {
     "atomic": set(),
     "types": set(),
+    "latent_grid": set(),
+    "atomic": set(),
     "kernels": set(),
     "geometry": {"types"},
     "sample_format": {"types"},
@@ -22,7 +24,7 @@ WITHIN_SCENE4D = {
     "gaussians": {"types", "geometry"},
     "visualization": {"types", "geometry"},
     "rendering": {"types", "geometry", "gaussians"},
-    "networks": {"types", "geometry", "kernels", "gaussians"},
+    "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
     "grid_format": {"types", "atomic"},
     "messages": set(),
@@ -57,7 +59,7 @@ BETWEEN_PACKAGES = {
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
-FOR_DATAMODULES = {"types", "geometry", "sample_format", "grid_format"}
+FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
 # a command, no part of loading: it runs the autoencoder so that training need not
 MORE_FOR = {"datamodules/preparation/latents.py": {"networks"}}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics.lightning"}

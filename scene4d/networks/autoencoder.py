@@ -1,7 +1,4 @@
-"""Video autoencoders with 8x spatial and 4x causal temporal compression behind one small interface.
-
-4k + 1 frames become k + 1 latent frames; latent frame 0 depends on frame 0 alone, so that a freeze-time
-reference (one frame a view) is exactly the first latent column of the grid.
+"""Video autoencoders with 8x spatial and causal temporal compression (`scene4d.latent_grid`) behind one interface.
 
 Images are in [0, 1] everywhere else; the shift to [-1, 1] happens only here.
 """
@@ -18,17 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scene4d.kernels.attention import fused_view_time_attention
-
-
-def latent_frames(frames: int) -> int:
-    """Number of latent frames of a video.
-
-    Raises:
-        ValueError: `frames` is not 4k + 1; the codec would drop the rest in silence.
-    """
-    if frames < 1 or (frames - 1) % 4:
-        raise ValueError(f"a video has {frames} frames, expected 4k + 1 (1, 5, 9, 13, 17, ... 29, 61, 81)")
-    return 1 + (frames - 1) // 4
+from scene4d.latent_grid import TEMPORAL_STRIDE, latent_frames
 
 
 def encode_grid(autoencoder: Any, images: Float[Tensor, "b v t c h w"]) -> Float[Tensor, "b v n z y x"]:
@@ -118,7 +105,7 @@ class PatchAutoencoder(nn.Module):
     """
 
     patch = 8
-    group = 4
+    group = TEMPORAL_STRIDE
     mean: Tensor
     std: Tensor
 

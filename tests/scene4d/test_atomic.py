@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from scene4d.atomic import plain, replacing, write_json, write_text
+from scene4d.evaluation.table import Row
 from scene4d.gaussians.ply import write_ply
 from scene4d.grid_format import write_grid
 from scene4d.types import Gaussians, SceneBatch
@@ -52,6 +53,12 @@ def test_json_is_exact(tmp_path):
     assert "NaN" not in text and [p.name for p in (tmp_path / "new").iterdir()] == ["x.json"]
     with pytest.raises(ValueError, match="cannot write set"):
         plain({"a": {1}})
+
+
+def test_rows_are_dictionaries_in_json():
+    assert plain([Row("objects", "sample", "psnr", 1.0, 2)]) == [
+        {"source": "objects", "method": "sample", "score": "psnr", "value": 1.0, "count": 2}
+    ]
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):

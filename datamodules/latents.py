@@ -53,6 +53,6 @@ def latents_of(sample: SceneSample, frames: int) -> Float[Tensor, "v n z y x"]:
     if count > stored:
         raise ValueError(
             f"sample {sample.key!r} has latents of {4 * stored - 3} frames, {frames} are asked for; "
-            "stills have as many as datamodules.preparation.latents --frames said"
+            "stills have as many as preparation.latents --frames said"
         )
     return rearrange(torch.from_numpy(sample.latents[:, :, :count]), "v z n y x -> v n z y x")

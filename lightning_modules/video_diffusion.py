@@ -157,7 +157,7 @@ class VideoDiffusion(L.LightningModule):
         if batch.autoencoder != self.fingerprint:
             raise ValueError(
                 f"latents of source {batch.source[0]!r} were made by autoencoder {batch.autoencoder}, the model's is "
-                f"{self.fingerprint}: make them with its class and weights (datamodules.preparation.latents)"
+                f"{self.fingerprint}: make them with its class and weights (preparation.latents)"
             )
         return batch.latents.float()
 

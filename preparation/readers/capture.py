@@ -1,10 +1,10 @@
-"""Real synchronized captures -> evaluation shards: calibrated videos, cropped to where something moves.
+"""Real synchronized captures -> shards for evaluation: calibrated videos, cropped to the part that moves.
 
     python -m preparation.capture --takes unpacked/Pose2Sim/Demo_SinglePerson --output data/small
 
-A take is a folder as the PyPI package pose2sim (BSD-3-Clause, (c) 2022 perfanalytics) has it: `videos/*.mp4`,
-synchronized, and a Qualisys calibration `calibration/*.qca.txt` with a camera of each video's name. Every view
-is resampled to a square pinhole image without lens distortion around what moves in it; the crop is fixed over
+A take is a folder as the PyPI package pose2sim (BSD-3-Clause, (c) 2022 perfanalytics) has it: synchronized
+`videos/*.mp4` and a Qualisys calibration `calibration/*.qca.txt` with a camera of each video's name. Every view
+is resampled to a square pinhole image without lens distortion around the part that moves; the crop is fixed over
 time and part of the intrinsics. Captures are only evaluated on, never trained on.
 """
 
@@ -36,15 +36,15 @@ MARGIN = 1.1  # the crop is so much larger than what moves
 
 @dataclass(frozen=True)
 class Takes:
-    """What becomes of every take.
+    """Turns every take into one sample.
 
     Attributes:
         size: Side of a view in pixels.
-        frames: Of a sample.
-        stride: From one frame to the next.
-        start: First frame.
-        caption: Of all takes.
-        license: Of all takes.
+        frames: Frames per sample.
+        stride: Frames of the video from one frame of the sample to the next.
+        start: First frame of the video that is taken.
+        caption: Caption of all takes.
+        license: Licence of all takes.
     """
 
     size: int
@@ -54,19 +54,19 @@ class Takes:
     caption: str
     license: str
 
-    def options(self) -> dict:
-        """All fields."""
+    def options(self) -> dict[str, object]:
+        """Returns all fields."""
         return asdict(self)
 
     def name(self, scene: Path) -> str:
-        """Of the folder: `Demo_SinglePerson` -> `demo_singleperson`."""
+        """Returns the name of a take's folder in lower case: `Demo_SinglePerson` -> `demo_singleperson`."""
         return "_".join(re.findall(r"[a-z0-9]+", scene.name.lower()))
 
     def read(self, scene: Path) -> Iterator[SceneSample]:
-        """One sample of a take, all its cameras.
+        """Yields one sample with all cameras of a take.
 
         Raises:
-            ValueError: No calibration, a video without a camera, too few frames; names the file.
+            ValueError: There is no calibration, a video has no camera or too few frames; names the file.
         """
         images, c2w, intrinsics, rates = [], [], [], set()
         for path, calibrated in _videos_with_cameras(scene):
@@ -79,7 +79,7 @@ class Takes:
             rates.add(round(fps / self.stride, 3))
             logger.info("%s: focal length %.0f pixels", path, pinhole[0, 0])
         if len(rates) != 1:
-            raise ValueError(f"{scene}: the videos run at different rates: {sorted(rates)} frames a second")
+            raise ValueError(f"{scene}: the videos run at different rates: {sorted(rates)} frames per second")
         name = self.name(scene)
         yield SceneSample(
             key=name, source=SOURCE, images=np.stack(images), fps=rates.pop(),
@@ -120,7 +120,9 @@ def read_frames(
 
 
 def moving_square(frames: UInt8[ndarray, "t h w 3"]) -> tuple[float, float, float]:
-    """Square around all that moves: its left and top edge and side, in pixels; it may leave the image.
+    """Finds the square around all that moves: its left and top edge and its side, in pixels.
+
+    The square may leave the image.
 
     Raises:
         ValueError: Nothing moves.
@@ -138,7 +140,7 @@ def moving_square(frames: UInt8[ndarray, "t h w 3"]) -> tuple[float, float, floa
 def crop_intrinsics(
     intrinsics: Float[ndarray, "3 3"], square: tuple[float, float, float], size: int
 ) -> Float[ndarray, "3 3"]:
-    """Intrinsics of the `size` x `size` image of a square (left, top, side) of the original."""
+    """Returns intrinsics of the `size` x `size` image of a square (left, top, side) of the original."""
     left, top, side = square
     scale = size / side
     return np.array([[scale, 0, -left * scale], [0, scale, -top * scale], [0, 0, 1]]) @ intrinsics
@@ -147,11 +149,11 @@ def crop_intrinsics(
 def resample(
     frames: UInt8[ndarray, "t h w 3"], camera: CalibratedCamera, pinhole: Float[ndarray, "3 3"], size: int
 ) -> UInt8[ndarray, "t s s 3"]:
-    """Images of the ideal `pinhole` camera at the place of `camera`, averaged over each pixel's area.
+    """Resamples frames to those of the ideal `pinhole` camera in the same place, averaged over each pixel's area.
 
     Points outside the original repeat its edge.
     """
-    samples = int(np.ceil(camera.intrinsics[0, 0] / pinhole[0, 0] / 2))  # a side; bilinear reads 2 pixels
+    samples = int(np.ceil(camera.intrinsics[0, 0] / pinhole[0, 0] / 2))  # per side; bilinear reads 2 pixels
     steps = (np.arange(size * samples) + 0.5) / samples
     pixels = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     rays = (pixels - pinhole[:2, 2]) / pinhole[[0, 1], [0, 1]]
@@ -164,7 +166,7 @@ def resample(
 
 
 def _extent(counts: Int[ndarray, "n"]) -> tuple[int, int]:
-    """First and last place (half-open) of the middle 99% of the counts."""
+    """Returns the first and last place (half-open) of the middle 99% of the counts."""
     share = np.cumsum(counts) / counts.sum()
     return int(np.searchsorted(share, 0.005)), int(np.searchsorted(share, 0.995)) + 1
 
@@ -185,12 +187,14 @@ def _videos_with_cameras(take: Path) -> Iterator[tuple[Path, CalibratedCamera]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--takes", type=Path, nargs="+", required=True, help="folders, one sample each")
+    parser.add_argument(
+        "--takes", type=Path, nargs="+", required=True, help="folders of takes; each becomes one sample"
+    )
     jobs.add_options(parser, splits=("val",), unit="takes", crf=10)
     parser.add_argument("--size", type=int, default=64, help="side of a view in pixels")
-    parser.add_argument("--frames", type=int, default=29, help="frames a sample, 4k + 1")
+    parser.add_argument("--frames", type=int, default=29, help="frames per sample, 4k + 1")
     parser.add_argument("--stride", type=int, default=3, help="take every n-th frame")
-    parser.add_argument("--start", type=int, default=7, help="first frame")
+    parser.add_argument("--start", type=int, default=7, help="first frame of the video that is taken")
     parser.add_argument("--caption", default="a man in a swimming cap balances on a treadmill")
     parser.add_argument("--license", default="BSD-3-Clause, (c) 2022 perfanalytics, from pose2sim")
     return parser

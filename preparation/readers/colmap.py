@@ -2,10 +2,10 @@
 
     python -m preparation.colmap --root MVImgNet --output data/mvimgnet --name mvimgnet
 
-A scene is a folder with pictures in `images/` and a model, binary or text, in `sparse/0` or `sparse`: world-
-to-camera rotation (wxyz) and translation, OpenCV axes, pixel centres at +0.5, any of COLMAP's lens models,
-whose distortion is removed. Views are ordered by the pictures' names. Source:
-https://colmap.github.io/format.html. Needs the package pycolmap.
+A scene is a folder with pictures in `images/` and a model, binary or text, in `sparse/0` or `sparse`. The model holds
+world-to-camera rotations (wxyz) and translations with OpenCV axes and pixel centres at +0.5. All of COLMAP's lens
+models are read, and their distortion is removed. Views are ordered by the names of the pictures. The command needs
+the package pycolmap. Source: https://colmap.github.io/format.html
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -28,6 +28,9 @@ from preparation.readers.posed_views import (
 )
 from preparation.readers.windows import PathWindows, option
 from scene4d.sample_format import SceneSample
+
+if TYPE_CHECKING:
+    import pycolmap
 
 MODELS = [f"{folder}/cameras.{kind}" for folder in ("sparse", "sparse/0") for kind in ("bin", "txt")]
 PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
@@ -46,11 +49,11 @@ class Colmap(PathWindows):
     images: str = option("images", "folder of the pictures inside a scene, also a shrunk one")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All folders with a model."""
+        """Returns all folders with a model."""
         return sorted({scene for model in MODELS for scene in find_folders(root, model)})
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Windows of one scene.
+        """Yields windows of one scene.
 
         Raises:
             ValueError: The model cannot be read; names its folder.
@@ -60,7 +63,7 @@ class Colmap(PathWindows):
         registered = sorted(read_model(model).images.values(), key=lambda image: image.name)
         yield from self.stills([self._view(scene, image) for image in registered if image.has_pose])
 
-    def _view(self, scene: Path, image: Any) -> PosedView:
+    def _view(self, scene: Path, image: pycolmap.Image) -> PosedView:
         camera, picture = image.camera, scene / self.images / image.name
         matrix = camera.calibration_matrix()
         intrinsics = normalised_intrinsics(
@@ -74,8 +77,8 @@ class Colmap(PathWindows):
         )
 
 
-def read_model(folder: Path) -> Any:
-    """A `pycolmap.Reconstruction`.
+def read_model(folder: Path) -> pycolmap.Reconstruction:
+    """Reads a model of COLMAP.
 
     Raises:
         ImportError: pycolmap is not installed.
@@ -91,7 +94,9 @@ def read_model(folder: Path) -> Any:
         raise ValueError(f"{folder}: expected a COLMAP model (cameras, images, points3D): {error}") from error
 
 
-def _distort(rays: Float[ndarray, "n 2"], camera: Any, matrix: Float[ndarray, "3 3"]) -> ndarray:
-    """Through the lens of `camera`, back to z = 1 by its calibration matrix."""
+def _distort(
+    rays: Float[ndarray, "n 2"], camera: pycolmap.Camera, matrix: Float[ndarray, "3 3"]
+) -> Float[ndarray, "n 2"]:
+    """Sends rays through the lens of `camera` and back to z = 1 by its calibration matrix."""
     pixels = camera.img_from_cam(np.concatenate([rays, np.ones((len(rays), 1))], axis=1))
     return (pixels - matrix[:2, 2]) / matrix[[0, 1], [0, 1]]

@@ -1,4 +1,4 @@
-"""The command shared by all readers of raw data sets: its options, which scenes are whose, captions."""
+"""All readers of raw data sets share this command: its options, the split into train and val, and captions."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from preparation.readers.raw_scenes import RawScenes, Reader, scene_name
 from preparation.writing import jobs
 
-SPLIT_BUCKETS = 10_000  # of the split by names
+SPLIT_BUCKETS = 10_000  # the split by names is exact to one in so many
 
 
-def run(reader: type, description: str | None, arguments: Sequence[str] | None = None) -> None:
-    """Entry point of a reader's command.
+def run(reader: type[Reader], description: str | None, arguments: Sequence[str] | None = None) -> None:
+    """Runs the command of a reader.
 
     Args:
-        reader: Class of the reader.
-        description: For --help.
-        arguments: Default: those of the process.
+        reader: Class of the reader; its fields become options.
+        description: Text of `--help`.
+        arguments: Command line; None takes that of the process.
 
     Raises:
         SystemExit: Nothing can be read at all, or finished shards were made with other options.
@@ -68,16 +67,25 @@ def _size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _parser(reader: Any, description: str | None) -> argparse.ArgumentParser:
+def _parser(reader: type[Reader], description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--root", type=Path, required=True, help="folder of the data set")
     jobs.add_options(parser, unit="scenes (pixelSplat: chunks)")
-    add("--name", default=reader.source, help="of the source, first word of shards and keys (%(default)s)")
-    add("--val-share", type=float, default=0.0, help="share of the scenes, by their names, that is val's")
-    add("--captions", type=Path, help="JSON: caption by scene name, as the reports name scenes")
+    add(
+        "--name",
+        default=reader.source,
+        help="name of the source, the first word of shards and keys (%(default)s)",
+    )
+    add(
+        "--val-share",
+        type=float,
+        default=0.0,
+        help="share of the scenes that --split val takes, chosen by their names",
+    )
+    add("--captions", type=Path, help="JSON file of captions by scene name, as reports name scenes")
     add("--license", default=reader.terms, help="SPDX name and attribution (%(default)s)")
     for field in fields(reader):
         kind = _size if field.name == "size" else type(field.default)

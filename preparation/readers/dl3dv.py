@@ -46,11 +46,11 @@ class DL3DV(PathWindows):
     images: str = option("images_4", "folder of the pictures inside a scene")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All folders with a transforms.json."""
+        """Returns all folders with a `transforms.json`."""
         return find_folders(root, "transforms.json")
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Windows of one scene; frames in the order of their files' names.
+        """Yields windows of one scene, its frames in the order of their file names.
 
         Raises:
             ValueError: A key is missing or malformed; names the file and the key.

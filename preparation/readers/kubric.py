@@ -4,24 +4,25 @@
 
 A render is a folder with `rgba_00000.png`, `depth_00000.tiff` and `metadata.json`, whose `camera` holds
 focal_length and sensor_width (mm), positions and quaternions (wxyz, camera-to-world with OpenGL axes) of
-every frame. With `--view-pattern` a scene is a folder of such renders of the same simulation, one a camera.
-Depth is stored as the distance from the camera's centre and becomes planar here. A view of a sample has one
-camera, so renders with a moving camera are skipped. Source: https://github.com/google-research/kubric
+every frame. With `--view-pattern` a scene is a folder of such renders of the same simulation, one per camera.
+Depth is stored as the distance from the centre of the camera and becomes planar here. Every view of a sample has
+one camera for all times, so renders with a moving camera are skipped. Source: https://github.com/google-research/kubric
 (kubric/file_io.py, kubric/cameras.py)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from numpy import ndarray
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from preparation.readers.posed_views import OPENGL_TO_OPENCV, PosedView, find_folders, image_files
@@ -38,23 +39,26 @@ class Kubric(VideoClips):
     """Reads the renders of one simulation.
 
     Attributes:
-        view_pattern: Names of the renders of a scene; empty: every render is a scene with one view.
-        fps: Frames a second, which the files do not say.
+        frames: Frames per clip.
+        view_pattern: Names of the renders of a scene. If it is empty, every render is a scene with one view.
+        fps: Frames per second, which the files do not say.
     """
 
     source: ClassVar[str] = "kubric"
     terms: ClassVar[str] = "see the terms of the rendered assets"
-    frames: int = option(21, "frames of a clip; 4k + 1 suits the autoencoders")
-    view_pattern: str = option("", "names of a scene's renders, one a camera; empty: one view a scene")
-    fps: float = option(12.0, "frames a second, which the files do not say")
+    frames: int = option(21, "frames per clip; 4k + 1 suits the autoencoders")
+    view_pattern: str = option(
+        "", "names of a scene's renders, one per camera; if empty, every scene has one view"
+    )
+    fps: float = option(12.0, "frames per second, which the files do not say")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All renders, or the folders that hold renders of one simulation."""
+        """Returns all renders, or the folders that hold renders of one simulation."""
         pattern = f"{self.view_pattern}/metadata.json" if self.view_pattern else "metadata.json"
         return find_folders(root, pattern)
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Clips of one scene.
+        """Yields clips of one scene.
 
         Raises:
             ValueError: A key or file is missing or malformed, or a camera moves; names it.
@@ -66,14 +70,14 @@ class Kubric(VideoClips):
 
 
 def fixed_camera(
-    camera: dict[str, Any], aspect: float, place: str
+    camera: Mapping[str, ArrayLike], aspect: float, place: str
 ) -> tuple[Float[ndarray, "4 4"], Float[ndarray, "3 3"]]:
-    """OpenCV c2w and intrinsics divided by the image size.
+    """Returns OpenCV c2w and intrinsics divided by the image size.
 
     Args:
         camera: focal_length, sensor_width, positions, quaternions.
         aspect: Width over height of the image; pixels are square.
-        place: For error lines.
+        place: File that error lines name.
 
     Raises:
         ValueError: A key is missing or malformed, or the camera moves.
@@ -81,7 +85,7 @@ def fixed_camera(
     try:
         positions = np.array(camera["positions"], float).reshape(-1, 3)
         quaternions = np.array(camera["quaternions"], float).reshape(-1, 4)
-        focal = float(camera["focal_length"]) / float(camera["sensor_width"])
+        focal = float(np.asarray(camera["focal_length"])) / float(np.asarray(camera["sensor_width"]))
     except KeyError as error:
         raise ValueError(f"{place}: expected a key {error} of camera") from error
     moved = max(np.ptp(positions, axis=0).max(), np.ptp(quaternions, axis=0).max())
@@ -96,7 +100,7 @@ def fixed_camera(
 def planar_depth(
     distance: Float[ndarray, "h w"], intrinsics: Float[ndarray, "3 3"]
 ) -> Float32[ndarray, "h w"]:
-    """Distance from the camera's centre -> depth along its axis; 0 where there is only background."""
+    """Turns distance from the camera's centre into depth along its axis; 0 where there is only background."""
     height, width = distance.shape
     x = ((np.arange(width) + 0.5) / width - intrinsics[0, 2]) / intrinsics[0, 0]
     y = ((np.arange(height) + 0.5) / height - intrinsics[1, 2]) / intrinsics[1, 1]

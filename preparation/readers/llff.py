@@ -3,8 +3,9 @@
     python -m preparation.llff --root nerf_llff_data --output data/llff --images images_4
     python -m preparation.llff_video --root neural_3d_video --output data/neural3d
 
-A row of `poses_bounds.npy` is 3x5 [camera-to-world | height, width, focal length] and the nearest and farthest
-depth; the camera's axes are down, right, backward; the principal point is the image's middle. Source:
+A row of `poses_bounds.npy` is a 3x5 matrix [camera-to-world | height, width, focal length] followed by the nearest
+and the farthest depth. The axes of the camera are down, right, backward; the principal point is the middle of the
+image. Source:
 https://github.com/Fyusion/LLFF#using-your-own-poses-without-running-colmap
 """
 
@@ -45,11 +46,11 @@ class LLFF(PathWindows):
     images: str = option("images_4", "folder of the pictures inside a scene")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All folders with a poses_bounds.npy."""
+        """Returns all folders with a `poses_bounds.npy`."""
         return find_folders(root, "poses_bounds.npy")
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Windows of one scene; the n-th row belongs to the n-th picture by name.
+        """Yields windows of one scene; the n-th row belongs to the n-th picture by name.
 
         Raises:
             ValueError: There are not as many pictures as rows, or the rows cannot be read; names the file.
@@ -67,7 +68,7 @@ class LLFF(PathWindows):
 
 
 def read_poses_bounds(path: Path) -> list[Camera]:
-    """OpenCV c2w and intrinsics divided by the image size, of every row.
+    """Returns OpenCV c2w and intrinsics divided by the image size for every row.
 
     Raises:
         ValueError: The file is no array of n x 17 numbers; names it.

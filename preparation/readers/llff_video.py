@@ -28,12 +28,12 @@ class LLFFVideo(VideoClips):
     terms: ClassVar[str] = "CC-BY-NC-4.0, Neural 3D Video (Li et al. 2022)"
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All folders with a poses_bounds.npy and videos."""
+        """Returns all folders with a `poses_bounds.npy` and videos."""
         folders = find_folders(root, "poses_bounds.npy")
         return [folder for folder in folders if any(folder.glob("cam*.mp4"))]
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Clips of one scene.
+        """Yields clips of one scene.
 
         Raises:
             ValueError: There are not as many videos as rows, or one cannot be read; names the file.

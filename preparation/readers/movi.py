@@ -1,4 +1,4 @@
-"""MOVi (Kubric's sets in TensorFlow Datasets), exported scene by scene -> clips with depth, one view each.
+"""MOVi (Kubric's sets in TensorFlow Datasets), exported scene by scene -> clips of one view with depth.
 
     python -m preparation.movi --root movi_a_npz --output data/movi --frames 21
 
@@ -11,8 +11,8 @@ documented names, nested ones joined by a slash:
                      "camera": ["focal_length", "sensor_width", "positions", "quaternions"],
                      "metadata": ["depth_range"]}.items() for name in names})
 
-`video` is uint8 `t h w 3` at 12 frames a second; `depth` uint16 `t h w 1`, the distance from the camera's
-centre between the two values of depth_range. Scenes with a moving camera (MOVi-E, F) are skipped. Source:
+`video` is uint8 `t h w 3` at 12 frames per second. `depth` is uint16 `t h w 1`: the distance from the centre of the
+camera, between the two values of depth_range. Scenes with a moving camera (MOVi-E, F) are skipped. Source:
 https://github.com/google-research/kubric/tree/main/challenges/movi
 """
 
@@ -44,14 +44,14 @@ class Movi(VideoClips):
 
     source: ClassVar[str] = "movi"
     terms: ClassVar[str] = "Apache-2.0, MOVi (Greff et al. 2022); see the terms of the rendered assets"
-    frames: int = option(21, "frames of a clip; 4k + 1 suits the autoencoders")
+    frames: int = option(21, "frames per clip; 4k + 1 suits the autoencoders")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All exported scenes."""
+        """Returns all exported scenes."""
         return list(root.rglob("*.npz"))
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Clips of one scene.
+        """Yields clips of one scene.
 
         Raises:
             ValueError: The file lacks an array or cannot be read, or the camera moves; names it.

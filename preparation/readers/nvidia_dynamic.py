@@ -2,9 +2,9 @@
 
     python -m preparation.nvidia_dynamic --root nvidia --output data/nvidia --frames 21
 
-A scene has `multiview_GT/TTTTTTTT/camNN.jpg` and `calibration/camNN/` with `extrinsic.txt` (a row with the
-camera's centre C, then the 3x3 world-to-camera rotation R, OpenCV axes; t = -R C) and `intrinsic.txt` (3x3,
-pixels). Source: https://gorokee.github.io/jsyoon/dynamic_synth
+A scene has pictures `multiview_GT/TTTTTTTT/camNN.jpg` and a folder `calibration/camNN/` for every camera. There,
+`extrinsic.txt` holds a row with the centre C of the camera and then the 3x3 world-to-camera rotation R with OpenCV
+axes (t = -R C); `intrinsic.txt` holds a 3x3 matrix in pixels. Source: https://gorokee.github.io/jsyoon/dynamic_synth
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class NvidiaDynamic(VideoClips):
     """Reads one scene.
 
     Attributes:
-        fps: Frames a second, which the files do not say.
+        fps: Frames per second, which the files do not say.
     """
 
     source: ClassVar[str] = "nvidia_dynamic"
     terms: ClassVar[str] = "see the terms of the NVIDIA Dynamic Scene data set (Yoon et al. 2020)"
-    fps: float = option(30.0, "frames a second, which the files do not say")
+    fps: float = option(30.0, "frames per second, which the files do not say")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All folders with a calibration."""
+        """Returns all folders with a calibration."""
         return find_folders(root, "calibration")
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Clips of one scene.
+        """Yields clips of one scene.
 
         Raises:
             ValueError: A calibration is malformed, or a picture is missing; names the file.

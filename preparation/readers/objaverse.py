@@ -2,9 +2,9 @@
 
     python -m preparation.objaverse --root glbs --output data/objaverse --shard-size 20
 
-`--root` holds `*.glb` files, as Objaverse's `glbs/<shard>/<uid>.glb`. One animation of each is drawn from its
-name. The cameras and depth are given in units of the largest side of the box around all that moves, centred
-on it; z is up. Files without animation, or that hardly move, are skipped. Needs the package bpy.
+`--root` holds `*.glb` files, as Objaverse's `glbs/<shard>/<uid>.glb`. The name of a file decides which of its
+animations is shown. Cameras and depth are given in units of the largest side of the box around all that moves,
+centred on it; z is up. Files without animation, or that hardly move, are skipped. The command needs the package bpy.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from scene4d.sample_format import SceneSample
 
 FIELD_OF_VIEW = 40.0  # degrees
 ELEVATIONS = (5.0, 30.0)  # degrees above the horizon
-TIMELINE_FPS = 24.0  # Blender's
+TIMELINE_FPS = 24.0  # of Blender
 PROBES = 5  # instants at which the box and the motion are measured
-LEAST_MOTION = 0.02  # of the box: what moves less is skipped
+LEAST_MOTION = 0.02  # share of the box; a file that moves less is skipped
 MARGIN = 1.05
 
 
@@ -39,12 +39,12 @@ class Objaverse:
 
     Attributes:
         size: Height and width of a view in pixels.
-        views: Cameras on the arc.
-        arc: From the first camera to the last, degrees.
-        frames: Of the clip.
-        fps: Of the clip; a shorter animation is slowed down to fill it.
-        engine: Blender's.
-        samples: Of Cycles, a pixel.
+        views: Number of cameras on the arc.
+        arc: Angle from the first camera to the last, degrees.
+        frames: Frames of the clip.
+        fps: Frames per second of the clip; a shorter animation is slowed down to fill it.
+        engine: Render engine of Blender.
+        samples: Samples per pixel of Cycles.
     """
 
     source: ClassVar[str] = "objaverse"
@@ -53,12 +53,12 @@ class Objaverse:
     views: int = option(8, "cameras on the arc")
     arc: float = option(90.0, "degrees from the first camera to the last")
     frames: int = option(29, "frames of the clip; 4k + 1 suits the autoencoders")
-    fps: float = option(12.0, "frames a second; shorter animations are slowed down to fill the clip")
+    fps: float = option(12.0, "frames per second; shorter animations are slowed down to fill the clip")
     engine: str = option("CYCLES", "CYCLES or BLENDER_WORKBENCH (fast, no shadows)")
-    samples: int = option(32, "samples a pixel, of Cycles")
+    samples: int = option(32, "samples per pixel of Cycles")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All assets.
+        """Returns all assets.
 
         Raises:
             ImportError: bpy is not installed.
@@ -67,7 +67,7 @@ class Objaverse:
         return list(root.rglob("*.glb"))
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """One sample.
+        """Yields one sample.
 
         Raises:
             ValueError: The file cannot be imported, has no animation or mesh, or hardly moves.
@@ -85,7 +85,7 @@ class Objaverse:
         yield assemble(f"{clips.index(clip):03d}", views, range(self.frames), self.size, self.fps)
 
     def _distance(self, radius: float) -> float:
-        """At which a ball fits into the narrower field of view."""
+        """Returns the distance at which a ball fits into the narrower field of view."""
         half = np.radians(FIELD_OF_VIEW) / 2
         narrow = min(half, np.arctan(np.tan(half) * self.size[0] / self.size[1]))
         return MARGIN * radius / float(np.sin(narrow))
@@ -107,7 +107,7 @@ class Objaverse:
 
 
 def _measure(stage: ModuleType, times: Float[ndarray, " n"]) -> tuple[Float[ndarray, "3"], float, float]:
-    """Centre, largest side and (in units of it) half diagonal of the box around all that moves."""
+    """Returns centre, largest side and (in units of it) half diagonal of the box around all that moves."""
     posed = np.stack([stage.vertices(time) for time in times])
     low, high = posed.min((0, 1)), posed.max((0, 1))
     extent = float((high - low).max())
@@ -118,7 +118,7 @@ def _measure(stage: ModuleType, times: Float[ndarray, " n"]) -> tuple[Float[ndar
 
 
 def _arc(count: int, angle: float, distance: float, rng: np.random.Generator) -> list[Float[ndarray, "4 4"]]:
-    """OpenCV cameras around the origin at one height, looking at it; z is up."""
+    """Places OpenCV cameras around the origin at one height, looking at it; z is up."""
     start, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(*ELEVATIONS))
     poses = []
     for azimuth in start + np.linspace(0, angle, count):

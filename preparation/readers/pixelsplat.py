@@ -2,10 +2,10 @@
 
     python -m preparation.pixelsplat --root re10k/train --output data/re10k --shard-size 1
 
-`--root` holds `index.json` (chunk file by scene key) and the chunks: lists of scenes {key, cameras: n x 18 as
-in RealEstate10K's files without the timestamp, images: n JPEG files as uint8 tensors}. Chunks are opened
-with `torch.load(weights_only=True)`, which runs no code from the file. A shard holds `--shard-size` chunks
-of about 100 MB. Source: https://github.com/dcharatan/pixelsplat
+`--root` holds `index.json`, which names the chunk file of every scene key, and the chunks. A chunk is a list of
+scenes {key, cameras, images}: `cameras` is n x 18 as in the files of RealEstate10K without the timestamp, `images`
+are n JPEG files as uint8 tensors. Chunks are opened with `torch.load(weights_only=True)`, which runs no code from
+the file. A shard holds `--shard-size` chunks of about 100 MB. Source: https://github.com/dcharatan/pixelsplat
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -37,7 +37,7 @@ class PixelSplat(PathWindows):
     terms: ClassVar[str] = "see the terms of the data set and of its videos"
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All chunks that the index names.
+        """Returns all chunks that the index names.
 
         Raises:
             ValueError: There is no readable index.
@@ -49,7 +49,7 @@ class PixelSplat(PathWindows):
             raise ValueError(f"{path}: expected a JSON object, chunk by scene key: {error}") from error
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample | SkippedScene]:
-        """Windows of all scenes of a chunk.
+        """Yields windows of all scenes of a chunk.
 
         Raises:
             ValueError: The chunk cannot be opened, or is not a list of scenes; names it.
@@ -61,7 +61,7 @@ class PixelSplat(PathWindows):
             except Exception as error:  # one damaged scene does not lose the chunk
                 yield SkippedScene(key, f"{type(error).__name__}: {error}")
 
-    def _windows(self, example: Any, key: str) -> Iterator[SceneSample]:
+    def _windows(self, example: dict, key: str) -> Iterator[SceneSample]:
         missing = {"cameras", "images"} - set(example)
         if missing:
             raise ValueError(f"expected cameras and images, {sorted(missing)} missing")
@@ -88,12 +88,12 @@ class _Jpeg:
             yield Image.open(io.BytesIO(self.data.numpy().tobytes())).convert("RGB")
 
 
-def _load(path: Path) -> list:
+def _load(path: Path) -> list[dict]:
     try:
         chunk = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"{path}: expected a torch file: {error}") from error
-    except Exception as error:  # what the restricted unpickler raises has no common type
+    except Exception as error:  # the errors of the restricted unpickler have no common type
         raise ValueError(f"{path}: expected a torch file of lists, dicts and tensors only") from error
     if not isinstance(chunk, list):
         raise ValueError(f"{path}: expected a list of scenes, found {type(chunk).__name__}")

@@ -1,4 +1,4 @@
-"""Calibrated views as a raw data set has them -> one sample of the size that is wanted.
+"""Calibrated views of a raw data set become one sample of the wanted size.
 
 Every reader states its cameras here in one convention: camera-to-world with OpenCV axes (x right, y down, z
 forward) and intrinsics divided by the image's width (first row) and height (second row), so that they hold
@@ -22,20 +22,20 @@ from scene4d.sample_format import SceneSample
 
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])  # right-multiplied to a c2w with y up, z backward
 ROTATION_TOLERANCE = 1e-2
-DEPTH_EVERY = 4  # frames; the depth of a clip in between is not kept
+DEPTH_EVERY = 4  # frames; depth of the frames in between is not kept
 
 
 @dataclass(frozen=True)
 class PosedView:
-    """One camera of a scene, its pictures not yet read.
+    """One camera of a scene, whose pictures are not read yet.
 
     Attributes:
-        name: For error lines.
-        c2w: OpenCV camera-to-world.
-        intrinsics: Divided by width and height, see above.
-        frames: Opens the pictures with these numbers, in ascending order.
-        depths: The same for planar depth in scene units, 0 = unknown; None if there is none.
-        distortion: Of the lens, on image points at z = 1; None for a pinhole camera.
+        name: Name that error lines use.
+        c2w: OpenCV camera-to-world matrix.
+        intrinsics: Intrinsics divided by width and height, see above.
+        frames: Opens the pictures with the given numbers, in ascending order.
+        depths: Opens planar depth in scene units (0 = unknown) in the same way; None if there is none.
+        distortion: Distortion of the lens, on image points at z = 1; None for a pinhole camera.
     """
 
     name: str
@@ -49,7 +49,7 @@ class PosedView:
 def normalised_intrinsics(
     focal: tuple[float, float], centre: tuple[float, float], width: float, height: float
 ) -> Float[ndarray, "3 3"]:
-    """Intrinsics in pixels of a `width` x `height` image, divided by its size."""
+    """Divides intrinsics in pixels of a `width` x `height` image by its size."""
     return np.array(
         [[focal[0] / width, 0, centre[0] / width], [0, focal[1] / height, centre[1] / height], [0, 0, 1]]
     )
@@ -58,14 +58,14 @@ def normalised_intrinsics(
 def assemble(
     key: str, views: Sequence[PosedView], frames: Sequence[int], size: tuple[int, int], fps: float = 1.0
 ) -> SceneSample:
-    """Reads the views' pictures and brings them to one size, intrinsics and depth with them.
+    """Reads the pictures of the views and brings them to one size, intrinsics and depth with them.
 
     Args:
         key: Name of the sample.
-        views: In the order of the sample.
-        frames: Which pictures of every view; [0] for stills.
-        size: Height and width.
-        fps: Of the chosen frames.
+        views: Views in the order of the sample.
+        frames: Numbers of the pictures that every view shows; [0] for stills.
+        size: Height and width of the sample.
+        fps: Frames per second of the chosen frames.
 
     Raises:
         ValueError: A camera is no rigid pose or has no usable focal length, a picture is missing or
@@ -84,7 +84,7 @@ def assemble(
 
 
 def fit_box(width: int, height: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Largest central box (left, top, right, bottom) with the aspect ratio of `size` (height, width)."""
+    """Returns the largest central box (left, top, right, bottom) with the aspect ratio of `size`."""
     scale = max(size[0] / height, size[1] / width)
     wide, high = size[1] / scale, size[0] / scale
     left, top = (width - wide) / 2, (height - high) / 2
@@ -92,7 +92,7 @@ def fit_box(width: int, height: int, size: tuple[int, int]) -> tuple[float, floa
 
 
 def fit_depth(depth: Float32[ndarray, "h w"], size: tuple[int, int]) -> Float32[ndarray, "h2 w2"]:
-    """Crops and resizes like the pictures, each pixel the value at its centre: depth is never averaged."""
+    """Crops and resizes depth like the pictures. A pixel takes the value at its centre: depth is never averaged."""
     left, top, right, bottom = fit_box(depth.shape[1], depth.shape[0], size)
     rows = top + (np.arange(size[0]) + 0.5) * (bottom - top) / size[0]
     columns = left + (np.arange(size[1]) + 0.5) * (right - left) / size[1]
@@ -100,13 +100,13 @@ def fit_depth(depth: Float32[ndarray, "h w"], size: tuple[int, int]) -> Float32[
 
 
 def find_folders(root: Path, marker: str, levels: int = 2) -> list[Path]:
-    """Folders that hold a file, at most so many levels below `root`; picture folders are not searched."""
+    """Returns folders that hold a file, at most `levels` below `root`; picture folders are not searched."""
     found = (path for level in range(levels + 1) for path in root.glob("*/" * level + marker))
     return sorted({path.parents[marker.count("/")] for path in found})
 
 
 def image_files(paths: Sequence[Path]) -> Callable[[Sequence[int]], Iterator[Image.Image]]:
-    """Frames kept as one picture file each.
+    """Opens frames that are kept as one picture file each.
 
     The result raises `ValueError`, naming the file, if one is missing or unreadable.
     """
@@ -123,7 +123,7 @@ def image_files(paths: Sequence[Path]) -> Callable[[Sequence[int]], Iterator[Ima
 
 
 def video_file(path: Path) -> Callable[[Sequence[int]], Iterator[Image.Image]]:
-    """Frames kept as a video, decoded from its start up to the last one wanted.
+    """Opens frames that are kept as a video, which is decoded from its start up to the last one wanted.
 
     The result raises `ValueError`, naming the file, if it cannot be decoded or is too short.
     """
@@ -153,7 +153,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def video_length(path: Path) -> tuple[int, float]:
-    """Frames and frames a second of a video, from its header where it says so.
+    """Returns the number of frames of a video, from its header where it says so, and its frames per second.
 
     Raises:
         ValueError: The file is missing or no video; names it.

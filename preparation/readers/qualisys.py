@@ -21,10 +21,10 @@ class CalibratedCamera:
     """One real camera with its lens.
 
     Attributes:
-        name: Serial name, as in the file.
+        name: Serial number in the file.
         size: Width and height of the calibrated image in pixels.
-        c2w: OpenCV camera-to-world, metres.
-        intrinsics: Pixels, pixel centres at +0.5.
+        c2w: OpenCV camera-to-world matrix, metres.
+        intrinsics: Intrinsics in pixels, pixel centres at +0.5.
         distortion: k1, k2 (radial) and p1, p2 (tangential), as OpenCV names them.
     """
 
@@ -35,7 +35,7 @@ class CalibratedCamera:
     distortion: Float[ndarray, "4"]
 
     def resized(self, width: int, height: int) -> CalibratedCamera:
-        """The camera of a video scaled to `width` and then cropped or padded about its centre."""
+        """Returns the camera of a video scaled to `width` and then cropped or padded about its centre."""
         scale = width / self.size[0]
         change = np.diag([scale, scale, 1.0])
         change[0, 2], change[1, 2] = 0.0, (height - scale * self.size[1]) / 2
@@ -44,13 +44,13 @@ class CalibratedCamera:
         )
 
     def project(self, points: Float[ndarray, "n 3"]) -> Float[ndarray, "n 2"]:
-        """World points (metres) -> pixels, through the lens; see OpenCV's camera model."""
+        """Projects world points (metres) through the lens to pixels; see OpenCV's camera model."""
         local = (points - self.c2w[:3, 3]) @ self.c2w[:3, :3]
         distorted = self.distort(local[:, :2] / local[:, 2:])
         return distorted @ self.intrinsics[:2, :2].T + self.intrinsics[:2, 2]
 
     def distort(self, rays: Float[ndarray, "n 2"]) -> Float[ndarray, "n 2"]:
-        """Ideal image points at z = 1 -> where the lens puts them."""
+        """Moves ideal image points at z = 1 to where the lens puts them."""
         return distort(rays, self.distortion.tolist())
 
 

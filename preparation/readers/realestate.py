@@ -2,10 +2,10 @@
 
     python -m preparation.realestate --root realestate10k/train --output data/realestate
 
-`--root` holds `CLIP.txt` as published (first line the video's address, then one line a frame: timestamp in
-microseconds, fx fy cx cy divided by width and height, two zeros, 3x4 world-to-camera, row-major, OpenCV
-axes) and for every clip a folder `CLIP/` of frames `TIMESTAMP.png|jpg` cut from the video. Frames that
-were not cut are left out. Source: https://google.github.io/realestate10k/download.html
+`--root` holds `CLIP.txt` as published: the first line is the address of the video, then each frame has one line
+with its timestamp in microseconds, fx fy cx cy divided by width and height, two zeros, and the 3x4
+world-to-camera matrix, row-major with OpenCV axes. Every clip also has a folder `CLIP/` with the frames
+`TIMESTAMP.png|jpg` cut from the video. Frames that were not cut are left out. Source: https://google.github.io/realestate10k/download.html
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from preparation.readers.windows import PathWindows, option
 from scene4d.sample_format import SceneSample
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-VALUES = 19  # of a frame's line
+VALUES = 19  # in the line of a frame
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RealEstate(PathWindows):
     """Reads one clip.
 
     Attributes:
-        frames: Where the frames of a clip are, beside or below its camera file.
+        frames: Folder of a clip's frames, beside or below its camera file.
     """
 
     source: ClassVar[str] = "realestate10k"
@@ -40,14 +40,14 @@ class RealEstate(PathWindows):
     frames: str = option("{clip}", "folder of a clip's frames, relative to its camera file")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All camera files."""
+        """Returns all camera files."""
         return list(root.glob("*.txt"))
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Windows of one clip.
+        """Yields windows of one clip.
 
         Raises:
-            ValueError: A line is malformed or too few frames are there; names the file.
+            ValueError: A line is malformed or there are too few frames; names the file.
         """
         folder = scene.parent / self.frames.format(clip=scene.stem)
         pictures = {p.stem: p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES}
@@ -64,7 +64,7 @@ class RealEstate(PathWindows):
 
 
 def camera_of_row(row: Sequence[float]) -> tuple[Float[ndarray, "4 4"], Float[ndarray, "3 3"]]:
-    """The 18 numbers of a frame -> OpenCV c2w and intrinsics divided by the image size."""
+    """Turns the 18 numbers of a frame into OpenCV c2w and intrinsics divided by the image size."""
     fx, fy, cx, cy = row[:4]
     w2c = np.eye(4)
     w2c[:3] = np.reshape(row[6:], (3, 4))

@@ -2,10 +2,10 @@
 
     python -m preparation.synchronized --root SynCamVideo-Dataset/train --output data/syncam
 
-A scene is `fFOCAL_apertureX/SCENE/` with `videos/camNN.mp4` (square, 15 frames a second) and
-`cameras/camera_extrinsics.json`: {"frameK": {"camNN": "[a b c 0] [..] [..] [x y z 1] "}}, the 4x4 camera-to-
-world matrix transposed, in Unreal's left-handed axes (x forward, y right, z up) and centimetres. Focal
-length: FOCAL mm on a sensor of 23.76 mm. A sample has one camera a view, so scenes whose cameras move
+A scene is `fFOCAL_apertureX/SCENE/` with `videos/camNN.mp4` (square, 15 frames per second) and
+`cameras/camera_extrinsics.json`: {"frameK": {"camNN": "[a b c 0] [..] [..] [x y z 1] "}}. That is the transposed 4x4
+camera-to-world matrix in Unreal's left-handed axes (x forward, y right, z up) and centimetres. The focal length is
+FOCAL mm on a sensor of 23.76 mm. Every view of a sample has one camera for all times, so scenes whose cameras move
 (MultiCamVideo) become stills of all cameras at one instant. Sources: the data sets' cards and vis_cam.py,
 https://huggingface.co/datasets/KwaiVGI/MultiCamVideo-Dataset
 """
@@ -40,19 +40,19 @@ class Synchronized(VideoClips):
     """Reads one scene.
 
     Attributes:
-        instants: Stills of a scene whose cameras move.
+        instants: Largest number of stills per scene whose cameras move.
     """
 
     source: ClassVar[str] = "synchronized"
     terms: ClassVar[str] = "Apache-2.0, SynCamVideo / MultiCamVideo (Bai et al. 2025)"
-    instants: int = option(4, "stills of a scene whose cameras move, at most, spread evenly in time")
+    instants: int = option(4, "largest number of stills per scene with moving cameras, spread evenly in time")
 
     def find_scenes(self, root: Path) -> list[Path]:
-        """All folders with a camera file."""
+        """Returns all folders with a camera file."""
         return find_folders(root, "cameras/camera_extrinsics.json", levels=3)
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
-        """Clips, or stills, of one scene.
+        """Yields clips, or stills, of one scene.
 
         Raises:
             ValueError: A matrix is malformed, a video or the focal length is missing; names the file.
@@ -75,7 +75,7 @@ class Synchronized(VideoClips):
 
 
 def read_extrinsics(path: Path) -> dict[str, Float[ndarray, "t 4 4"]]:
-    """OpenCV c2w in metres of every camera and frame.
+    """Returns OpenCV c2w in metres for every camera and frame.
 
     Raises:
         ValueError: The file is not of this form; names the file and the camera.
@@ -96,7 +96,7 @@ def _pose(text: str) -> Float[ndarray, "4 4"]:
 
 
 def _intrinsics(scene: Path) -> Float[ndarray, "3 3"]:
-    """From the folder's name; divided by the image size. The pictures are square."""
+    """Reads the focal length off the folder's name; intrinsics are divided by the size of the square pictures."""
     found = re.match(r"f([\d.]+)_", scene.parent.name)
     if found is None:
         raise ValueError(f"{scene}: the folder above is no fFOCAL_apertureX, the focal length is unknown")

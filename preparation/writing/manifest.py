@@ -1,17 +1,17 @@
-"""manifest.json beside the shards: what each holds, its checksum, under which licences."""
+"""The `manifest.json` beside shards names their contents, checksums and licences."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from datamodules.archives import open_shard
+from scene4d.atomic import write_text
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -19,15 +19,15 @@ MANIFEST_VERSION = 1
 
 @dataclass
 class ShardRecord:
-    """What the manifest says of one shard.
+    """The manifest's entry for one shard.
 
     Attributes:
-        samples: How many.
+        samples: Number of samples.
         bytes: Size of the file.
-        sha256: Of the file.
-        fingerprint: Of the content: the same for the same samples in another order or archive.
-        sources: Samples a source.
-        licenses: Samples a licence.
+        sha256: Checksum of the file.
+        fingerprint: Checksum of the content; the same samples in another order or archive have the same one.
+        sources: Number of samples per source.
+        licenses: Number of samples per licence.
     """
 
     samples: int
@@ -38,8 +38,13 @@ class ShardRecord:
     licenses: dict[str, int] = field(default_factory=dict)
 
 
+class _Manifest(TypedDict):
+    version: int
+    shards: dict[str, dict[str, object]]
+
+
 class ShardContent:
-    """Gathers what a record says of a shard's content while its samples pass by."""
+    """Gathers the record of a shard while its samples pass by."""
 
     def __init__(self) -> None:
         self.samples = 0
@@ -56,13 +61,13 @@ class ShardContent:
         self._licenses[entries["license"]] += 1
 
     def record(self, size: int, sha256: str) -> ShardRecord:
-        """The record of all samples added, for a file of `size` bytes."""
+        """Returns the record of all samples added so far, for a file of `size` bytes."""
         fingerprint = hashlib.sha256(b"".join(sorted(self._digests))).hexdigest()
         return ShardRecord(self.samples, size, sha256, fingerprint, dict(self._sources), dict(self._licenses))
 
 
 def file_sha256(url: str) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of a file or address."""
+    """Returns the size in bytes and the SHA-256 of a file or address."""
     digest, size = hashlib.sha256(), 0
     with open_shard(url) as file:
         while chunk := file.read(1 << 20):
@@ -72,25 +77,23 @@ def file_sha256(url: str) -> tuple[int, str]:
 
 
 def add_to_manifest(shard: Path, record: ShardRecord) -> None:
-    """Writes a shard's record into the manifest of its folder; safe beside other processes that do the same."""
+    """Writes a shard's record into the manifest of its folder; other processes may do the same at the same time."""
     with (shard.parent / f".{MANIFEST}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = shard.parent / MANIFEST
-        manifest: dict[str, Any] = {"version": MANIFEST_VERSION, "shards": {}}
+        manifest: _Manifest = {"version": MANIFEST_VERSION, "shards": {}}
         if path.exists():
             manifest = json.loads(path.read_text())
         manifest["shards"][shard.name] = asdict(record)
         manifest["shards"] = dict(sorted(manifest["shards"].items()))
-        temporary = path.with_name(f".{MANIFEST}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(manifest, indent=1) + "\n")
 
 
 def recorded(url: str) -> ShardRecord | None:
-    """What the manifest beside a shard says of it; None without a manifest or entry.
+    """Returns the entry of a shard in the manifest beside it; None if there is no manifest or no entry.
 
     Raises:
-        ValueError: The manifest is damaged or of another version; names it.
+        ValueError: The manifest is damaged or has another version; names it.
     """
     folder, _, name = url.rpartition("/")
     if url.startswith("pipe:"):
@@ -106,7 +109,7 @@ def recorded(url: str) -> ShardRecord | None:
 
 def _entry(content: bytes, name: str, address: str) -> ShardRecord | None:
     try:
-        manifest: dict[str, Any] = json.loads(content)
+        manifest = json.loads(content)
         if manifest["version"] != MANIFEST_VERSION:
             raise ValueError(f"version {manifest['version']!r}, expected {MANIFEST_VERSION}")
         entry = manifest["shards"].get(name)

@@ -1,21 +1,23 @@
-"""Shards with a report beside each, so that a preparation starts again where it stopped and says what it left out.
+"""Shards with a report beside each, so that a preparation starts again where it stopped and names what it left out.
 
-Beside every shard stands `reports/SHARD.json`: its recipe, samples and what was skipped and why. A shard is
-finished when its report exists; one in which everything was skipped has a report but no tar file.
+The report of a shard is `reports/SHARD.json`. It holds the recipe, the number of samples, and the reason for
+everything that was skipped. A shard is finished when its report exists; one in which everything was skipped has a
+report but no tar file.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
+from datamodules.archives import Members
 from preparation.writing.shards import write_encoded
+from scene4d.atomic import write_text
 
 logger = logging.getLogger(__name__)
 NAMED_IN_LOG = 3
@@ -26,17 +28,27 @@ class Job(Protocol):
 
     @property
     def path(self) -> Path:
-        """Of the shard."""
+        """Where the shard is written."""
 
-    def recipe(self) -> dict:
-        """What decides the shard's content, as JSON would give it back."""
+    def recipe(self) -> dict[str, object]:
+        """Everything that decides the content of the shard, as JSON would give it back."""
+
+
+class Report(TypedDict):
+    """What is written beside a shard."""
+
+    shard: str
+    recipe: dict[str, object]
+    samples: int
+    seconds: float
+    skipped: dict[str, str]
 
 
 def is_finished(job: Job) -> bool:
-    """Whether the shard is made.
+    """Tells whether the shard is made.
 
     Raises:
-        ValueError: It was made by another recipe; names it.
+        ValueError: The shard was made by another recipe; names it.
     """
     path = report_path(job.path)
     if not path.exists():
@@ -50,22 +62,22 @@ def is_finished(job: Job) -> bool:
     return job.path.exists() or report["samples"] == 0
 
 
-def write_reported(job: Job, samples: Iterator[dict[str, Any]], skipped: dict[str, str]) -> dict:
+def write_reported(job: Job, samples: Iterator[Members], skipped: dict[str, str]) -> Report:
     """Writes one shard and its report, in this order, and returns the report.
 
     Args:
-        job: Says where, and from what.
-        samples: Encoded members; while they are taken, `skipped` is filled.
-        skipped: What was left out: reason by name.
+        job: The shard to write.
+        samples: Encoded members of the samples; `skipped` is filled while they are taken.
+        skipped: Everything that was left out, as reasons by name.
     """
     started = time.monotonic()
     first = next(samples, None)
     count = 0 if first is None else write_encoded(job.path, chain([first], samples))
-    report = {
+    report: Report = {
         "shard": job.path.name, "recipe": job.recipe(), "samples": count,
         "seconds": round(time.monotonic() - started, 3), "skipped": skipped,
     }  # fmt: skip
-    write_json(report_path(job.path), report)
+    write_text(report_path(job.path), json.dumps(report, indent=1))
     return report
 
 
@@ -81,18 +93,18 @@ def summarise(jobs: Sequence[Job], scenes: int | None, path: Path) -> None:
     """Writes the report of all jobs and logs it.
 
     Args:
-        jobs: All finished.
-        scenes: How many there were; None: the samples and what was skipped.
-        path: Of the report.
+        jobs: The finished jobs.
+        scenes: Number of scenes; None counts the samples and everything skipped instead.
+        path: Where the report is written.
 
     Raises:
         ValueError: Not a single sample could be made; names the first reasons.
     """
-    reports = [json.loads(report_path(job.path).read_text()) for job in jobs]
+    reports: list[Report] = [json.loads(report_path(job.path).read_text()) for job in jobs]
     skipped = {name: reason for report in reports for name, reason in report["skipped"].items()}
     samples = sum(report["samples"] for report in reports)
     scenes = samples + len(skipped) if scenes is None else scenes
-    write_json(path, {"scenes": scenes, "samples": samples, "skipped": skipped})
+    write_text(path, json.dumps({"scenes": scenes, "samples": samples, "skipped": skipped}, indent=1))
     named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:NAMED_IN_LOG])
     more = f"; and {len(skipped) - NAMED_IN_LOG} more" if len(skipped) > NAMED_IN_LOG else ""
     logger.info(
@@ -104,13 +116,5 @@ def summarise(jobs: Sequence[Job], scenes: int | None, path: Path) -> None:
 
 
 def report_path(shard: Path) -> Path:
-    """Where the report of a shard is."""
+    """Returns where the report of a shard is."""
     return shard.parent / "reports" / f"{shard.stem}.json"
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a file whole or not at all; its folder is created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)

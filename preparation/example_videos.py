@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import webdataset as wds
 
+from scene4d.atomic import replacing
 from scene4d.sample_format import SceneSample, decode_sample, encode_video
 
 log = logging.getLogger(__name__)
 
 
 def read_scene(shard: str, index: int) -> SceneSample:
-    """One scene of a shard.
+    """Reads one scene of a shard.
 
     Raises:
         ValueError: The shard is missing or has fewer scenes; names it.
@@ -37,26 +37,24 @@ def read_scene(shard: str, index: int) -> SceneSample:
 
 def write_references(scene: SceneSample, output: Path, frames: int, views: int, stride: int) -> None:
     """Writes `fixed_view.mp4` (view 0 over time) and `freeze_time.mp4` (the first moment over views)."""
-    output.mkdir(parents=True, exist_ok=True)
     chosen = [k * stride for k in range(views)]
     videos = {"fixed_view": scene.images[0, :frames], "freeze_time": scene.images[chosen, 0]}
     for name, video in videos.items():
-        temporary = output / f"{name}.mp4.tmp"
-        temporary.write_bytes(encode_video(np.ascontiguousarray(video), scene.fps, crf=6))
-        os.replace(temporary, output / f"{name}.mp4")
+        with replacing(output / f"{name}.mp4") as temporary:
+            temporary.write_bytes(encode_video(np.ascontiguousarray(video), scene.fps, crf=6))
     log.info("%s (%s) -> %s", scene.key, scene.caption, output)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Command line."""
+    """Runs the command; the top of this file is its help."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shard", required=True, help="shard of held-out scenes")
-    parser.add_argument("--index", type=int, default=0, help="which scene of the shard")
-    parser.add_argument("--output", required=True, type=Path, help="folder")
-    parser.add_argument("--frames", type=int, default=17, help="frames of the fixed-view video")
-    parser.add_argument("--views", type=int, default=4, help="views of the freeze-time video")
+    parser.add_argument("--index", type=int, default=0, help="number of the scene in the shard, from 0")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the two videos")
+    parser.add_argument("--frames", type=int, default=17, help="number of frames of the fixed-view video")
+    parser.add_argument("--views", type=int, default=4, help="number of views of the freeze-time video")
     parser.add_argument("--stride", type=int, default=1, help="cameras from one view to the next")
     options = parser.parse_args(args)
     scene = read_scene(options.shard, options.index)

@@ -1,8 +1,8 @@
-"""What is in shards: lists it, validates every sample, draws a contact sheet.
+"""Lists the content of shards, validates every sample, and draws a contact sheet.
 
     python -m preparation.inspect 'data/small/objects-train-*.tar' --sheet objects.png
 
-The exit code is 1 if anything is wrong. Addresses as in the data configs: paths, globs, http, pipes.
+The exit code is 1 if anything is wrong. Shards may be paths, globs, http addresses and pipes, as in the data configs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image
 from datamodules.shards import expand_urls, read_shard
 from preparation.rendering.camera_drawing import draw_cameras
 from preparation.writing.manifest import ShardContent, file_sha256, recorded
+from scene4d.atomic import replacing
 from scene4d.sample_format import SceneSample, decode_sample, read_meta
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,14 @@ TILES = 4  # views, and times of view 0, that a row of the sheet shows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Inspects shards; returns the number of problems, at most 1."""
+    """Inspects shards; returns the exit code, 1 if there are problems."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("urls", nargs="+", help="shards: paths, globs, brace patterns, addresses")
     parser.add_argument("--sheet", type=Path, default=Path("contact-sheet.png"), help="PNG to write")
-    parser.add_argument("--rows", type=int, default=8, help="scenes on the sheet")
+    parser.add_argument("--rows", type=int, default=8, help="largest number of scenes on the sheet")
     options = parser.parse_args(arguments)
     problems: list[str] = []
     rows: list[np.ndarray] = []
@@ -48,13 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.error("PROBLEM %s", problem)
     logger.info("%d problems", len(problems))
     if rows:
-        Image.fromarray(np.concatenate(rows)).save(options.sheet)
+        with replacing(options.sheet) as temporary:
+            Image.fromarray(np.concatenate(rows)).save(temporary, "PNG")
         logger.info("contact sheet: %s", options.sheet)
     return min(len(problems), 1)
 
 
 def inspect_shard(url: str, rows: list[np.ndarray], most_rows: int) -> list[str]:
-    """Logs what a shard holds, adds rows to the contact sheet, returns what is wrong with it."""
+    """Logs the content of a shard, adds rows to the contact sheet, and returns all problems.
+
+    Args:
+        url: Path or address of the shard.
+        rows: Rows of the contact sheet so far.
+        most_rows: Largest number of rows.
+    """
     problems, content, kinds = [], ShardContent(), Counter[str]()
     try:
         for members in read_shard(url):
@@ -83,7 +91,7 @@ def inspect_shard(url: str, rows: list[np.ndarray], most_rows: int) -> list[str]
 
 
 def camera_problems(sample: SceneSample) -> list[str]:
-    """What is wrong with a scene's cameras: rotations, last rows, focal lengths, depth."""
+    """Returns all problems of a scene's cameras: rotations, last rows, focal lengths, missing matrices."""
     problems = []
     if sample.c2w is not None:
         rotation = sample.c2w[:, :3, :3]
@@ -104,7 +112,7 @@ def camera_problems(sample: SceneSample) -> list[str]:
 
 
 def sheet_row(sample: SceneSample) -> UInt8[np.ndarray, "h w 3"]:
-    """Views at the first time, then times of view 0, then the cameras from above."""
+    """Joins views at the first time, then times of view 0, then the cameras seen from above."""
     v, t = sample.images.shape[:2]
     tiles = [_tile(sample.images[k, 0]) for k in np.linspace(0, v - 1, TILES).round().astype(int)]
     tiles += [_tile(sample.images[0, k]) for k in np.linspace(0, t - 1, TILES).round().astype(int)]

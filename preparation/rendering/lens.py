@@ -9,16 +9,16 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 Distortion = Callable[[Float[ndarray, "n 2"]], Float[ndarray, "n 2"]]
-ROWS = 128  # of an image undistorted at a time, to keep memory low
+ROWS = 128  # rows of an image that are undistorted at a time, to keep memory low
 
 
 def distort(rays: Float[ndarray, "n 2"], coefficients: Sequence[float]) -> Float[ndarray, "n 2"]:
-    """Ideal image points at z = 1 -> where the lens puts them.
+    """Moves ideal image points at z = 1 to where the lens puts them.
 
     Source: OpenCV, "Camera Calibration and 3D Reconstruction", detailed description.
 
     Args:
-        rays: x / z, y / z.
+        rays: x / z and y / z of every point.
         coefficients: k1, k2 (radial), p1, p2 (tangential).
     """
     k1, k2, p1, p2 = coefficients
@@ -37,12 +37,12 @@ def distort(rays: Float[ndarray, "n 2"], coefficients: Sequence[float]) -> Float
 def undistort(
     image: UInt8[ndarray, "h w 3"], intrinsics: Float[ndarray, "3 3"], distortion: Distortion
 ) -> UInt8[ndarray, "h w 3"]:
-    """The image of the pinhole camera with the same intrinsics; outside the original its edge is repeated.
+    """Returns the image of a pinhole camera with the same intrinsics; outside the original its edge is repeated.
 
     Args:
-        image: As the lens saw it.
-        intrinsics: Pixels, pixel centres at +0.5.
-        distortion: Ideal image points at z = 1 -> where the lens puts them.
+        image: Image as the lens saw it.
+        intrinsics: Intrinsics in pixels, pixel centres at +0.5.
+        distortion: Moves ideal image points at z = 1 to where the lens puts them.
     """
     height, width = image.shape[:2]
     result = np.empty_like(image)
@@ -56,7 +56,7 @@ def undistort(
 
 
 def bilinear(image: UInt8[ndarray, "h w 3"], places: Float[ndarray, "n 2"]) -> Float[ndarray, "n 3"]:
-    """Values at pixel positions, pixel centres at +0.5, edges repeated."""
+    """Interpolates values at pixel positions, with pixel centres at +0.5 and edges repeated."""
     limits = np.array(image.shape[1::-1]) - 1
     places = np.clip(places - 0.5, 0, limits).astype(np.float32)
     low = np.minimum(places.astype(np.int64), limits - 1)

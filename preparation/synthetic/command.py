@@ -1,7 +1,7 @@
-"""The command shared by the sources whose scenes are drawn at random: objects, physics, static, rooms.
+"""All sources whose scenes are drawn at random share this command: objects, physics, static, rooms.
 
-Scene k of a split depends on nothing but the seed, the split and k, so shards can be written by any process,
-in any order, and again.
+Scene k of a split depends only on the seed, the split and k, so any process can write any shard, in any order,
+and again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,37 +22,47 @@ from scene4d.sample_format import SceneSample
 
 ATTEMPTS = 60
 TEXTURE_LICENSE = "CC-BY-SA-3.0, the MegaGlest team (https://megaglest.org)"
-SceneMaker = Callable[[Any, np.random.Generator, str], SceneSample]
+
+
+class NamedAssets(Protocol):
+    """Anything that scenes may show."""
+
+    def names(self) -> list[str]:
+        """Names everything that a scene may show, so that finished shards of other assets are refused."""
+
+
+Shown = TypeVar("Shown", bound=NamedAssets)
+SceneMaker = Callable[[Shown, np.random.Generator, str], SceneSample]
 
 
 @dataclass(frozen=True)
-class SceneSet:
-    """Scenes of independent drawings.
+class SceneSet(Generic[Shown]):
+    """Scenes that are drawn independently of each other.
 
     Attributes:
         source: First word of shard names and keys.
         split: `train` or `val`.
-        seed: Of the whole set.
-        assets: Of this split, for `make_scene`; has `names()`.
+        seed: Seed of the whole set.
+        assets: Everything that the scenes of this split may show.
         make_scene: Draws one scene, or raises `RejectedScene`.
     """
 
     source: str
     split: str
     seed: int
-    assets: Any
-    make_scene: SceneMaker
+    assets: Shown
+    make_scene: SceneMaker[Shown]
 
-    def options(self) -> dict:
-        """What may be shown."""
+    def options(self) -> dict[str, object]:
+        """Returns a checksum of everything that the scenes may show."""
         return {"content": zlib.crc32("\n".join(self.assets.names()).encode())}
 
     def name(self, scene: int) -> str:
-        """The scene's key."""
+        """Returns the key of a scene."""
         return f"{self.source}-{self.split}-{self.seed}-{scene:06d}"
 
     def read(self, scene: int) -> Iterator[SceneSample | SkippedScene]:
-        """Draws until a scene is accepted; before it, why the others were not.
+        """Draws until a scene is accepted, and yields the rejected drawings before it.
 
         Raises:
             ValueError: All attempts were rejected; gives the last reason.
@@ -72,17 +82,17 @@ class SceneSet:
 def run(
     source: str,
     description: str | None,
-    open_scenes: Callable[[argparse.Namespace], Source],
+    open_scenes: Callable[[argparse.Namespace], Source[int]],
     arguments: Sequence[str] | None = None,
     textures: bool = True,
 ) -> None:
-    """Entry point of a preparation command.
+    """Runs the command of a source.
 
     Args:
         source: Name of the data source.
-        description: For --help.
-        open_scenes: Finds what may be shown and gives the scenes of the options' split and seed.
-        arguments: Default: those of the process.
+        description: Text of `--help`.
+        open_scenes: Finds the assets and returns the scenes for the split and the seed of the options.
+        arguments: Command line; None takes that of the process.
         textures: Whether the command takes pictures of floors and walls.
 
     Raises:
@@ -99,7 +109,7 @@ def _parser(description: str | None, textures: bool) -> argparse.ArgumentParser:
     add("--root", type=Path, required=True, help="folder of the unpacked models, see above")
     jobs.add_options(parser)
     add("--scenes", type=jobs.positive, required=True, help="number of scenes of this split, in all parts")
-    add("--seed", type=int, default=0, help="of the whole set (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of the whole set (%(default)s)")
     if textures:
         add("--textures", type=Path, nargs="+", required=True, help="folders with floor and wall images")
         add("--texture-license", default=TEXTURE_LICENSE, help="SPDX name and attribution (%(default)s)")

@@ -1,4 +1,4 @@
-"""Held-out content: which assets never appear in training scenes, decided by what assets share."""
+"""Content is held out: assets that share something with a held-out one never appear in training scenes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LARGEST_HELD_OUT_SHARE = 0.1
 
 
 def family(stem: str) -> str:
-    """Name without the number and letter of a variant: `lamp3` -> `lamp`, `rock2a` -> `rock`."""
+    """Drops the number and letter of a variant from a name: `lamp3` -> `lamp`, `rock2a` -> `rock`."""
     return re.sub(r"[\s_\-]*\d+[a-zA-Z]?$", "", stem) or stem
 
 
 def content_hash(path: Path) -> str:
-    """Names the bytes of a file."""
+    """Returns a name for the bytes of a file."""
     return hashlib.sha1(path.read_bytes()).hexdigest()[:16]
 
 
@@ -25,10 +25,10 @@ def content_groups(traits: Mapping[str, Set[str]]) -> dict[str, str]:
     """Puts assets together that share a trait (texture, mesh, family name), directly or through others.
 
     Args:
-        traits: For every asset, what it consists of.
+        traits: The traits of every asset.
 
     Returns:
-        For every asset the name of its group: its alphabetically first member.
+        The group of every asset, named after its alphabetically first member.
     """
     parent = {name: name for name in traits}
 
@@ -53,10 +53,10 @@ def held_out_groups(groups: Mapping[str, str], share: float = 0.125) -> set[str]
 
     Args:
         groups: Group of every asset.
-        share: Of all assets that is held out, at least.
+        share: Smallest share of all assets that is held out.
 
     Raises:
-        ValueError: Fewer than two groups, so that nothing can be held out.
+        ValueError: There are fewer than two groups, so that nothing can be held out.
     """
     sizes = Counter(groups.values())
     limit = max(2.0, LARGEST_HELD_OUT_SHARE * len(groups))
@@ -72,7 +72,7 @@ def held_out_groups(groups: Mapping[str, str], share: float = 0.125) -> set[str]
 
 
 def select_split(groups: Mapping[str, str], split: str, share: float = 0.125) -> list[str]:
-    """Names of the assets of one split, sorted.
+    """Returns the sorted names of the assets of one split.
 
     Args:
         groups: Group of every asset.
@@ -80,7 +80,7 @@ def select_split(groups: Mapping[str, str], split: str, share: float = 0.125) ->
         share: See `held_out_groups`.
 
     Raises:
-        ValueError: Another split.
+        ValueError: The split has another name.
     """
     if split not in ("train", "val"):
         raise ValueError(f"split must be train or val, got {split!r}")

@@ -1,4 +1,4 @@
-"""Furniture catalogues of Sweet Home 3D (`.sh3f`, unzipped): textured OBJ models with licence and split.
+"""Furniture catalogues of Sweet Home 3D (`.sh3f`, unzipped): textured OBJ models with their licences, split.
 
 Every catalogue is a folder with `PluginFurnitureCatalog.properties` beside the models it names:
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, UInt8
 from numpy import ndarray
 from PIL import Image
 
@@ -39,12 +39,12 @@ class CatalogueEntry:
     """One model of a catalogue.
 
     Attributes:
-        name: Unique: catalogue folder and model, `Scopia/little_lamp3`.
-        label: What it shows, lower case English: `lamp`.
+        name: Unique name of catalogue folder and model, such as `Scopia/little_lamp3`.
+        label: English noun in lower case, such as `lamp`.
         path: The OBJ file.
-        rotation: Row-major 3x3 that turns the stored model upright (y up).
+        rotation: Row-major 3x3 matrix that turns the stored model upright (y up).
         license: SPDX identifier of its catalogue.
-        author: As its catalogue says.
+        author: Author named in its catalogue.
     """
 
     name: str
@@ -56,7 +56,7 @@ class CatalogueEntry:
 
     @property
     def attribution(self) -> str:
-        """One line that satisfies CC-BY."""
+        """A line that satisfies CC-BY."""
         return f"{self.label} ({self.name}) by {self.author}, {self.license}"
 
 
@@ -77,8 +77,8 @@ class Model:
     """A loaded model: bounding box centred on the origin, longest edge 1, z up.
 
     Attributes:
-        entry: Where it came from.
-        parts: Its materials.
+        entry: Entry in the catalogue.
+        parts: Triangles of every material.
         extents: Edges of the bounding box.
         hull: At most 200 corners of its convex hull.
     """
@@ -90,16 +90,16 @@ class Model:
 
     def posed(
         self,
-        rotation: ndarray,
-        position: ndarray,
+        rotation: Float[ndarray, "3 3"],
+        position: Float[ndarray, "3"],
         scale: float,
         lamps: tuple[ndarray, ndarray],
     ) -> list[Mesh]:
-        """Meshes in the world.
+        """Places the model in the world.
 
         Args:
-            rotation: `3 3`, model to world.
-            position: `3`, of the centre of the bounding box.
+            rotation: Turns the model into the world.
+            position: Centre of the bounding box in the world.
             scale: Longest edge in the world, scene units.
             lamps: Directions `k 3` and strengths `k`, see `light_factor`.
         """
@@ -118,10 +118,10 @@ class Model:
 
 
 def read_catalogues(root: Path) -> list[CatalogueEntry]:
-    """All models under `root` that stand freely (no doors, windows, stairs) and are not too large.
+    """Finds all models below `root` that stand freely (no doors, windows, stairs) and are not too large.
 
     Raises:
-        ValueError: No catalogue below `root`.
+        ValueError: There is no catalogue below `root`.
     """
     files = sorted(root.rglob(CATALOGUE_FILE))
     if not files:
@@ -132,7 +132,7 @@ def read_catalogues(root: Path) -> list[CatalogueEntry]:
 
 
 def furniture_of_split(entries: Sequence[CatalogueEntry], split: str) -> list[CatalogueEntry]:
-    """The models of one split; models of one family, or with a mesh or texture in common, stay together."""
+    """Returns the models of one split; those of one family, or with a mesh or texture in common, stay together."""
     by_name = {entry.name: entry for entry in entries}
     groups = content_groups({name: _traits(entry) for name, entry in by_name.items()})
     return [by_name[name] for name in select_split(groups, split)]
@@ -142,7 +142,7 @@ def load_model(entry: CatalogueEntry) -> Model:
     """Reads, turns upright and normalises one model.
 
     Raises:
-        ValueError: Unreadable, flat, or with too many faces; names the model.
+        ValueError: The model is unreadable or flat, or has too many faces; names it.
     """
     if entry.path.read_bytes().count(b"\nf ") > MOST_FACES:  # polygons; far cheaper to count than to parse
         raise ValueError(f"{entry.name} has more than {MOST_FACES} faces")
@@ -205,7 +205,7 @@ def _license(text: str) -> str:
 
 
 def _traits(entry: CatalogueEntry) -> set[str]:
-    """Family name, mesh and textures of a model."""
+    """Returns the traits of a model: family name, mesh and textures."""
     images = [p for p in entry.path.parent.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
     return {family(entry.path.stem).lower(), content_hash(entry.path), *(content_hash(p) for p in images)}
 
@@ -230,14 +230,14 @@ def _part(piece: trimesh.Trimesh, upright: ndarray, centre: ndarray, size: float
 
 
 def _shrink(picture: Image.Image) -> UInt8[ndarray, "th tw 3"]:
-    """RGB of at most `TEXTURE_SIZE`; the samples of a small render cannot show more."""
+    """Shrinks a picture to at most `TEXTURE_SIZE`; the samples of a small render cannot show more."""
     picture = picture.convert("RGB")
     picture.thumbnail((TEXTURE_SIZE, TEXTURE_SIZE))
     return np.asarray(picture)
 
 
 def _hull(points: Float32[ndarray, "n 3"], corners: int = 200) -> Float32[ndarray, "k 3"]:
-    """Corners of the convex hull, thinned to the farthest ones along evenly spread directions."""
+    """Returns corners of the convex hull, thinned to the farthest ones along evenly spread directions."""
     try:
         hull = np.asarray(trimesh.convex.convex_hull(points).vertices, np.float32)
     except Exception as error:  # scipy's QhullError and ValueError alike

@@ -1,4 +1,4 @@
-"""The command of the furniture sources: catalogues and textures of one split -> scenes."""
+"""Both furniture sources share this command: catalogues and textures of one split -> scenes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from preparation.synthetic.surfaces import texture_files
 
 
 def run(
-    source: str, description: str | None, make_scene: SceneMaker, arguments: Sequence[str] | None = None
+    source: str,
+    description: str | None,
+    make_scene: SceneMaker[Assets],
+    arguments: Sequence[str] | None = None,
 ) -> None:
-    """Entry point of a preparation command.
+    """Runs the command of a furniture source.
 
     Args:
         source: Name of the data source.
-        description: For --help.
+        description: Text of `--help`.
         make_scene: Draws one scene.
-        arguments: Default: those of the process.
+        arguments: Command line; None takes that of the process.
     """
 
-    def furniture(options: argparse.Namespace) -> SceneSet:
+    def furniture(options: argparse.Namespace) -> SceneSet[Assets]:
         models = tuple(furniture_of_split(read_catalogues(options.root), options.split))
         textures = tuple(texture_files(options.textures, options.split))
         assets = Assets(models, textures, options.texture_license)

@@ -1,7 +1,7 @@
 """Reader of G3D version 4, the animated mesh format of the game MegaGlest.
 
-A file is a header (`G3D`, version, mesh count, type) and meshes one after another. Every mesh stores all
-vertex positions and normals of all its key frames, right-handed with y up, little-endian throughout.
+A file is a header (`G3D`, version, mesh count, type) followed by meshes. Every mesh stores the vertex positions and
+normals of all its key frames, right-handed with y up. All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class G3DMesh:
     """One mesh of a model, y up.
 
     Attributes:
-        name: As its author called it.
-        vertices: Positions of every key frame.
-        normals: Of every key frame, about unit length.
+        name: Name that its author gave it.
+        vertices: Vertex positions at every key frame.
+        normals: Vertex normals at every key frame, about of unit length.
         faces: Vertex indices of every triangle.
-        uv: (0, 0) at the bottom left of the texture; None without textures.
-        texture: File name of the colour texture beside the model; None without one.
+        uv: Texture coordinates, (0, 0) at the bottom left; None if there are no textures.
+        texture: File name of the colour texture beside the model; None if there is none.
         color: Diffuse RGB in [0, 1], meant for meshes without a texture.
     """
 
@@ -44,7 +44,7 @@ class G3DMesh:
 class _Cursor:
     """Walks through the bytes of a file and says where it ended too early."""
 
-    def __init__(self, data: bytes, path: Path):
+    def __init__(self, data: bytes, path: Path) -> None:
         self.data, self.path, self.offset = data, path, 0
 
     def take(self, size: int, what: str) -> bytes:
@@ -71,8 +71,8 @@ def read_g3d(path: str | Path) -> list[G3DMesh]:
     """Reads all meshes of a model.
 
     Raises:
-        ValueError: Not G3D version 4, truncated, with bytes left over, or with indices that no vertex has;
-            names the file and the place.
+        ValueError: The file is not G3D version 4, is truncated, has bytes left over, or has indices that no vertex
+            has; names the file and the place.
     """
     path = Path(path)
     cursor = _Cursor(path.read_bytes(), path)

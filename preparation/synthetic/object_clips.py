@@ -1,4 +1,4 @@
-"""Which animated clips MegaGlest has, which of them share content, and which are held out.
+"""Finds the animated clips of MegaGlest, joins those that share content, and holds some out.
 
 Factions reuse each other's models and textures, so a split by unit would show held-out content in training.
 Clips are therefore joined into content groups: everything that shares a unit, a unit name, a texture file
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 from numpy import ndarray
 
 from preparation.synthetic.g3d import G3DMesh, read_g3d
@@ -22,7 +23,7 @@ from preparation.synthetic.g3d import G3DMesh, read_g3d
 logger = logging.getLogger(__name__)
 
 MIN_KEY_FRAMES = 5
-MIN_MOTION = 0.03  # of the radius
+MIN_MOTION = 0.03  # share of the radius
 HELD_OUT_EVERY = 4
 
 ACTIONS = {
@@ -40,11 +41,11 @@ class Clip:
     """One animation of one unit.
 
     Attributes:
-        path: Of the G3D file.
+        path: The G3D file.
         unit: `faction/unit`.
         action: English present participle.
         key_frames: Number of key frames.
-        vertex_count: Over all meshes.
+        vertex_count: Number of vertices of all meshes.
         textures: Lower-case names of the colour textures.
         group: Name of the content group; empty before `assign_groups`.
     """
@@ -59,7 +60,7 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """Of the unit, without its faction."""
+        """Name of the unit without its faction."""
         return self.unit.split("/")[-1]
 
     @property
@@ -69,16 +70,16 @@ class Clip:
 
     @property
     def caption(self) -> str:
-        """For example "a golem attacking"."""
+        """A caption such as "a golem attacking"."""
         words = re.sub(r"[_\d]+", " ", self.name).strip()
         return f"{'an' if words[0] in 'aeiou' else 'a'} {words} {self.action}"
 
 
 def find_clips(root: Path) -> list[Clip]:
-    """All usable animations below `root`, sorted by path; logs every unusable one with its reason.
+    """Finds all usable animations below `root`, sorted by path; logs every unusable one with its reason.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There is no usable animation.
     """
     clips = []
     reasons: dict[str, int] = defaultdict(int)
@@ -99,7 +100,7 @@ def find_clips(root: Path) -> list[Clip]:
 def assign_groups(clips: list[Clip]) -> dict[str, list[Clip]]:
     """Joins clips that share content; returns the clips by group, groups from large to small.
 
-    A group is called after the first of its units.
+    A group is named after the first of its units.
     """
     parts = connected([_content_keys(clip) for clip in clips])
     groups = [[clips[i] for i in part] for part in parts]
@@ -112,7 +113,7 @@ def assign_groups(clips: list[Clip]) -> dict[str, list[Clip]]:
 
 
 def split_groups(groups: dict[str, list[Clip]], split: str) -> list[Clip]:
-    """The clips of `train` or `val`: every fourth group is held out, never the largest.
+    """Returns the clips of `train` or `val`: every fourth group is held out, never the largest.
 
     Raises:
         ValueError: The split has another name, or no clips.
@@ -138,7 +139,7 @@ def connected(keys: list[Iterable[Hashable]]) -> list[list[int]]:
         keys: The keys of every item.
 
     Returns:
-        Item indices by group; ascending inside a group, groups in the order of their first item.
+        The item indices of every group, ascending; groups come in the order of their first item.
     """
     parent = list(range(len(keys)))
 
@@ -158,15 +159,15 @@ def connected(keys: list[Iterable[Hashable]]) -> list[list[int]]:
     return list(parts.values())
 
 
-def key_frame_positions(meshes: list[G3DMesh], key_frames: int) -> ndarray:
-    """All vertices of all meshes, `k n 3`; meshes with a single key frame stand still."""
+def key_frame_positions(meshes: list[G3DMesh], key_frames: int) -> Float32[ndarray, "k n 3"]:
+    """Joins the vertices of all meshes; meshes with a single key frame stand still."""
     return np.concatenate(
         [np.broadcast_to(m.vertices, (key_frames, *m.vertices.shape[1:])) for m in meshes], axis=1
     )
 
 
 def drawable_meshes(path: Path) -> list[G3DMesh]:
-    """The meshes of a file that have vertices in at least one key frame."""
+    """Reads the meshes of a file that have vertices in at least one key frame."""
     return [mesh for mesh in read_g3d(path) if mesh.vertices.size]
 
 
@@ -205,7 +206,7 @@ def _read_clip(path: Path) -> Clip:
 
 
 def _action(stem: str, unit: str) -> str:
-    """The action that a file name such as `golem_attacking` tells, unit names aside."""
+    """Reads the action off a file name such as `golem_attacking`, unit names aside."""
     words = stem.lower().split("_")
     words.sort(key=lambda word: word not in unit.lower().split("_"))  # words of the unit's name count least
     found = [

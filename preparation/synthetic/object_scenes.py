@@ -1,4 +1,4 @@
-"""One scene of the objects source: a random unit, clip, phase and camera arc, rendered view by view."""
+"""Draws one scene of the objects source: a random unit, clip, phase and camera arc, rendered view by view."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ FPS = 12.0
 SIZE = 64
 SUPERSAMPLE = 4
 DEPTH_FRAMES = list(range(0, FRAMES, 4))
-DEPTH_LEVELS = 1285  # a divisor of 65535, for smaller files; about 0.003 units a level
+DEPTH_LEVELS = 1285  # a divisor of 65535, for smaller files; about 0.003 units per level
 TEXTURE_SIZE = 128
-MIN_CHANGE = 0.1  # of 1; see `image_change`
+MIN_CHANGE = 0.1  # see `image_change`
 ATTEMPTS = 8
 
 
 def draw_scene(
     clips: Sequence[Clip], split: str, seed: int, index: int
 ) -> Iterator[SceneSample | SkippedScene]:
-    """Rejected clips, then scene `index` of a split, without its caption embedding.
+    """Yields rejected clips, then scene `index` of a split, without its caption embedding.
 
     Units take turns in a random order; clip, phase and cameras are random. Clips whose image hardly changes
     are rejected; after `ATTEMPTS` of them the next unit is tried.
 
     Args:
-        clips: Of this split.
+        clips: Clips of this split.
         split: train or val; part of the key and of the random seed.
-        seed: Of the whole set.
-        index: The scene depends on nothing else.
+        seed: Seed of the whole set.
+        index: Number of the scene, which depends on nothing else.
 
     Raises:
         ValueError: No unit has a clip that moves enough.
@@ -67,7 +67,7 @@ def draw_scene(
 
 
 def scene_key(split: str, seed: int, index: int) -> str:
-    """`objects-train-0-000012`."""
+    """Returns a key such as `objects-train-0-000012`."""
     return f"{SOURCE}-{split}-{seed}-{index:06d}"
 
 
@@ -100,10 +100,10 @@ def render_clip(clip: Clip, rng: np.random.Generator, key: str) -> SceneSample |
 def key_frame_times(
     key_frames: int, loops: bool, rng: np.random.Generator, frames: int = FRAMES
 ) -> Float[ndarray, "t"]:
-    """`frames` evenly spaced positions in an animation, in key frames.
+    """Draws `frames` evenly spaced positions in an animation, in units of key frames.
 
-    Loops show half a cycle to a whole one from any phase (positions may exceed the last key frame, modulo);
-    one-way animations show at least 0.7 of themselves.
+    Loops show half a cycle to a whole one from any phase; their positions may exceed the last key frame and are
+    taken modulo. One-way animations show at least 0.7 of themselves.
     """
     if loops:
         span, start = rng.uniform(0.5, 1) * key_frames, rng.uniform(0, key_frames)
@@ -116,7 +116,7 @@ def key_frame_times(
 def between_key_frames(
     values: Float32[ndarray, "k n 3"], position: float, loops: bool
 ) -> Float32[ndarray, "n 3"]:
-    """Linear interpolation; beyond the last key frame it goes on to the first (loops) or stays."""
+    """Interpolates linearly; beyond the last key frame it goes on to the first (loops) or stays."""
     before = int(np.floor(position))
     weight = np.float32(position - before)
     if loops:
@@ -129,16 +129,16 @@ def between_key_frames(
 def camera_distance(
     points: Float[ndarray, "n 3"], c2w: Float[ndarray, "v 4 4"], half_fov: float, fill: float
 ) -> float:
-    """Distance at which cameras that look at the origin just hold all points.
+    """Returns the distance at which cameras that look at the origin just hold all points.
 
-    With (x, y, z) a point along the axes of a camera, its image is at x / (z + distance), which is within
-    `fill * tan(half_fov)` when distance >= |x| / (fill * tan(half_fov)) - z; y alike.
+    If a point is at (x, y, z) along the axes of a camera, its image is at x / (z + distance), which is within
+    `fill * tan(half_fov)` when distance >= |x| / (fill * tan(half_fov)) - z. The same holds for y.
 
     Args:
         points: World positions.
-        c2w: Only the rotations count.
-        half_fov: Radians.
-        fill: Part of the half image that may be used, 0..1.
+        c2w: Camera-to-world matrices, of which only the rotations count.
+        half_fov: Half the field of view, radians.
+        fill: Share of the half image that may be used, 0..1.
     """
     turned = np.einsum("nd,vdk->vnk", points, c2w[:, :3, :3])
     across = np.abs(turned[..., :2]).max(-1)
@@ -146,7 +146,11 @@ def camera_distance(
 
 
 def image_change(frames: UInt8[ndarray, "t h w 3"]) -> float:
-    """Mean |frame - first frame| over pixels that are ever foreground, of the most different frame, 0..1."""
+    """Measures how far the most different frame is from the first one.
+
+    Returns:
+        Mean absolute difference over all pixels that are ever foreground, 0..1.
+    """
     foreground = (frames < 250).any(axis=(0, 3))
     if not foreground.any():
         return 0.0
@@ -155,7 +159,7 @@ def image_change(frames: UInt8[ndarray, "t h w 3"]) -> float:
 
 
 def _random_arc(rng: np.random.Generator) -> Float32[ndarray, "v 4 4"]:
-    """Cameras at distance 1 of the origin, neighbours 5 to 6.4 degrees apart."""
+    """Draws cameras at distance 1 from the origin, neighbours 5 to 6.4 degrees apart."""
     return arc(
         VIEWS,
         azimuth=rng.uniform(0, 360),
@@ -167,7 +171,7 @@ def _random_arc(rng: np.random.Generator) -> Float32[ndarray, "v 4 4"]:
 
 
 def clip_meshes(clip: Clip, times: Float[ndarray, "t"]) -> list[list[Mesh]]:
-    """The meshes of a clip at every time, lit, in the units of the file, with z up."""
+    """Poses and lights the meshes of a clip at every time, in the units of the file, with z up."""
     sources = drawable_meshes(clip.path)
     textures = [
         _texture(clip.path.parent / s.texture) if s.texture and s.uv is not None else None for s in sources
@@ -187,12 +191,12 @@ def _mesh_at(source: G3DMesh, texture: UInt8[ndarray, "h w 3"] | None, position:
 
 
 def _z_up(points: Float32[ndarray, "n 3"]) -> Float32[ndarray, "n 3"]:
-    """A quarter turn about x: y up -> z up; not a mirror."""
+    """Turns y up into z up by a quarter turn about x, not by a mirror."""
     return np.stack([points[:, 0], -points[:, 2], points[:, 1]], axis=1)
 
 
 def _fit(frames: list[list[Mesh]], c2w: Float32[ndarray, "v 4 4"], half_fov: float, fill: float) -> None:
-    """Centres and scales the meshes, moves the cameras out to 2.2-2.8 units; in place."""
+    """Centres and scales the meshes and moves the cameras out to 2.2-2.8 units, both in place."""
     points = np.concatenate([mesh.vertices for meshes in frames for mesh in meshes])
     centre = (points.min(0) + points.max(0)) / 2
     distance = 2.2 + 0.6 * (0.96 - fill) / 0.11
@@ -205,7 +209,7 @@ def _fit(frames: list[list[Mesh]], c2w: Float32[ndarray, "v 4 4"], half_fov: flo
 
 @lru_cache(maxsize=64)
 def _texture(path: Path) -> UInt8[ndarray, "h w 3"]:
-    """Colours of a texture file, at most `TEXTURE_SIZE` pixels along its longer side."""
+    """Reads the colours of a texture file, at most `TEXTURE_SIZE` pixels along its longer side."""
     image = Image.open(path).convert("RGB")
     longest = max(image.size)
     if longest > TEXTURE_SIZE:

@@ -4,7 +4,7 @@
         --split train --scenes 1600 --seed 0 --workers 2
 
 `--root` is any folder that holds megaglest's techs/. The models come with the Debian package megaglest-data
-(CC-BY-SA-3.0). Scene k of a split depends on nothing but the seed, the split and k.
+(CC-BY-SA-3.0). Scene k of a split depends only on the seed, the split and k.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ class ObjectScenes:
 
     Attributes:
         split: `train` or `val`.
-        seed: Of the whole set.
-        clips: Of this split, in a fixed order.
+        seed: Seed of the whole set.
+        clips: Clips of this split, in a fixed order.
     """
 
     split: str
     seed: int
     clips: tuple[Clip, ...]
 
-    def options(self) -> dict:
-        """What may be shown."""
+    def options(self) -> dict[str, object]:
+        """Returns a checksum of everything that the scenes may show."""
         names = "\n".join(f"{clip.unit}/{clip.path.name}" for clip in self.clips)
         return {"content": zlib.crc32(names.encode())}
 
     def name(self, scene: int) -> str:
-        """The scene's key."""
+        """Returns the key of a scene."""
         return scene_key(self.split, self.seed, scene)
 
     def read(self, scene: int) -> Iterator[SceneSample | SkippedScene]:
-        """Rejected clips, then the scene."""
+        """Yields rejected clips, then the scene."""
         return draw_scene(self.clips, self.split, self.seed, scene)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line entry point."""
+    """Runs the command; the top of this file is its help."""
     command.run(SOURCE, __doc__, _open, arguments, textures=False)
 
 

@@ -1,4 +1,4 @@
-"""Falling and thrown furniture, simulated with Bullet, seen by eight static cameras (as Kubric's scenes).
+"""Falling and thrown furniture, simulated with Bullet, seen by eight static cameras, like the scenes of Kubric.
 
     python -m preparation.physics --root furniture --textures tilesets/*/textures \\
         --output data/small --scenes 500 --split train
@@ -50,11 +50,11 @@ class Body:
     """A convex rigid body and its state at the first frame.
 
     Attributes:
-        hull: Corners, scene units, around the centre of mass.
-        position: Of the centre.
-        quaternion: xyzw.
-        velocity: Scene units a second.
-        spin: Radians a second.
+        hull: Corners around the centre of mass, scene units.
+        position: Position of the centre of mass.
+        quaternion: Rotation as xyzw.
+        velocity: Velocity in scene units per second.
+        spin: Angular velocity in radians per second.
     """
 
     hull: Float32[ndarray, "k 3"]
@@ -67,13 +67,16 @@ class Body:
 def simulate(
     bodies: Sequence[Body], frames: int = FRAMES, restitution: float = 0.55, friction: float = 0.4
 ) -> tuple[Float64[ndarray, "t n 3"], Float64[ndarray, "t n 3 3"]]:
-    """Positions and rotations of bodies on an infinite floor at z = 0, 240 steps a second.
+    """Simulates bodies on an infinite floor at z = 0 in 240 steps per second.
 
     Args:
-        bodies: At the first frame.
-        frames: Recorded at 12 a second; frame 0 is the start.
+        bodies: State at the first frame.
+        frames: Number of frames, recorded at 12 per second; frame 0 is the start.
         restitution: 0 (no bounce) to 1.
-        friction: Lateral, of bodies and floor.
+        friction: Lateral friction of bodies and floor.
+
+    Returns:
+        Positions and rotations of every body at every frame.
     """
     client = pybullet.connect(pybullet.DIRECT)
     try:
@@ -94,7 +97,7 @@ def make_scene(assets: Assets, rng: np.random.Generator, key: str) -> SceneSampl
     """Draws, simulates and renders one scene.
 
     Raises:
-        RejectedScene: Nothing moves for long, objects leave the stage or hide a camera.
+        RejectedScene: Nothing moves for too long, or objects leave the stage or hide a camera.
     """
     models = random_models(assets, rng, int(rng.integers(3, 6)))
     scales = rng.uniform(0.55, 0.9, len(models))
@@ -175,7 +178,7 @@ def _record(handles: Sequence[int], frames: int, client: int) -> tuple[ndarray, 
 
 
 def _check_motion(positions: Float64[ndarray, "t n 3"]) -> None:
-    """Something must move in every third of the clip, and the objects must stay on the stage."""
+    """Rejects a clip in which nothing moves for a third of the time, or objects leave the stage."""
     away = np.linalg.norm(positions[..., :2], axis=-1)
     if away[-1].max() > STAGE_RADIUS:
         raise RejectedScene(f"an object ends {away[-1].max():.1f} units from the middle")

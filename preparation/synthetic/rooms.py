@@ -6,7 +6,7 @@
 Views 9 to 13 degrees apart differ enough that copying a neighbour is a poor answer, texture everywhere
 makes views matchable, and the closed room gives every pixel a depth. Units and textures of the held-out split
 are never trained on. `--root` is any folder that holds megaglest's techs/. Models and textures come with the
-Debian package megaglest-data (CC-BY-SA-3.0). Scene k of a split depends on nothing but the seed, the split and k.
+Debian package megaglest-data (CC-BY-SA-3.0). Scene k of a split depends only on the seed, the split and k.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ FPS = 6.0
 ARC = (65.0, 85.0)  # degrees from the first view to the last
 DISTANCE = (2.4, 3.0)  # scene units
 FIELD_OF_VIEW = (36.0, 44.0)  # degrees
-HEIGHTS = (0.5, 1.0)  # of the units, scene units
-LARGEST = 1.3  # side of a unit on the floor
+HEIGHTS = (0.5, 1.0)  # height of the MegaGlest units, scene units
+LARGEST = 1.3  # largest side of a MegaGlest unit on the floor, scene units
 STAGE_RADIUS = 0.9
 NEAREST = 0.6
-TEXELS = 96  # coarse: what is finer than a pixel only flickers
+TEXELS = 96  # coarse: texture finer than a pixel only flickers
 
 
 @dataclass(frozen=True)
 class RoomAssets:
-    """What the scenes of one split may show.
+    """Everything that the scenes of one split may show.
 
     Attributes:
         clips: Animated units.
@@ -67,7 +67,7 @@ class RoomAssets:
     texture_license: str
 
     def names(self) -> list[str]:
-        """Of everything, and the licence."""
+        """Returns the names of all clips and textures, and the licence."""
         units = (f"{clip.unit}/{clip.path.name}" for clip in self.clips)
         return [*units, *(path.name for path in self.textures), self.texture_license]
 
@@ -110,10 +110,10 @@ def make_scene(assets: RoomAssets, rng: np.random.Generator, key: str) -> SceneS
 
 
 def place_units(clips: Sequence[Clip], rng: np.random.Generator) -> list[list[Mesh]]:
-    """Meshes of all units at every frame: scaled, turned at random, on the floor and apart.
+    """Poses the meshes of all units at every frame: scaled, turned at random, on the floor and apart.
 
     Raises:
-        RejectedScene: No free place found.
+        RejectedScene: There is no free place.
     """
     frames: list[list[Mesh]] = [[] for _ in range(FRAMES)]
     taken: list[tuple[ndarray, float]] = []
@@ -144,7 +144,7 @@ def _bounds(frames: Sequence[Sequence[Mesh]]) -> tuple[Float32[ndarray, "3"], Fl
 
 
 def _free_place(taken: list[tuple[ndarray, float]], radius: float, rng: np.random.Generator) -> ndarray:
-    """Random place whose circle overlaps others by at most a fifth; remembered in `taken`."""
+    """Draws a place whose circle overlaps others by at most a fifth, and adds it to `taken`."""
     for _ in range(40):
         place = rng.uniform(-STAGE_RADIUS, STAGE_RADIUS, 2)
         if all(np.linalg.norm(place - other) > 0.8 * (radius + size) for other, size in taken):
@@ -154,11 +154,11 @@ def _free_place(taken: list[tuple[ndarray, float]], radius: float, rng: np.rando
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line entry point."""
+    """Runs the command; the top of this file is its help."""
     command.run(SOURCE, __doc__, _open, arguments)
 
 
-def _open(options: argparse.Namespace) -> SceneSet:
+def _open(options: argparse.Namespace) -> SceneSet[RoomAssets]:
     clips = tuple(split_groups(assign_groups(find_clips(options.root)), options.split))
     textures = tuple(texture_files(options.textures, options.split))
     assets = RoomAssets(clips, textures, options.texture_license)

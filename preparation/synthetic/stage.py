@@ -1,4 +1,4 @@
-"""What furniture scenes share: cameras on an arc, lamps, the floor, walls and rendering of all views."""
+"""Scenes drawn at random share this stage: cameras on an arc, lamps, the floor, walls, and rendering of all views."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ SUPERSAMPLE = 3
 
 
 class RejectedScene(Exception):
-    """A drawn scene is not worth rendering; says why."""
+    """A drawn scene is not worth rendering; the message says why."""
 
 
 @dataclass(frozen=True)
 class Assets:
-    """What the scenes of one split may show.
+    """Everything that the furniture scenes of one split may show.
 
     Attributes:
-        models: Furniture.
+        models: Models of furniture.
         textures: Image files of floors and walls.
         texture_license: SPDX identifier and attribution of the textures.
     """
@@ -44,13 +44,13 @@ class Assets:
     texture_license: str
 
     def names(self) -> list[str]:
-        """Of everything, and the licence."""
+        """Returns the names of all models and textures, and the licence."""
         models = (entry.name for entry in self.models)
         return [*models, *(path.name for path in self.textures), self.texture_license]
 
 
 def random_models(assets: Assets, rng: np.random.Generator, count: int) -> list[Model]:
-    """Different models, passing over those that `load_model` refuses.
+    """Draws different models, passing over those that `load_model` refuses.
 
     Raises:
         RejectedScene: Fewer than `count` models can be used.
@@ -80,12 +80,12 @@ def random_cameras(
     total_angle: tuple[float, float] = (35, 45),
     field_of_view: tuple[float, float] = (44, 54),
 ) -> tuple[Float32[ndarray, "v 4 4"], Float32[ndarray, "v 3 3"]]:
-    """`VIEWS` cameras on an arc around `target`, elevation 12 to 40 degrees, and their intrinsics.
+    """Draws `VIEWS` cameras on an arc around `target`, at an elevation of 12 to 40 degrees, and their intrinsics.
 
     Args:
         rng: Decides everything.
-        target: What all look at.
-        distance: Range to draw from, scene units.
+        target: Point that all cameras look at.
+        distance: Range of the distance, scene units.
         total_angle: Range of the angle between the first and the last camera, degrees.
         field_of_view: Range of the whole angle of view, degrees.
     """
@@ -99,14 +99,14 @@ def random_cameras(
 
 
 def random_lamps(rng: np.random.Generator) -> tuple[Float32[ndarray, "3 3"], Float32[ndarray, "3"]]:
-    """Three directional lamps from above: directions and strengths."""
+    """Draws three directional lamps from above: directions and strengths."""
     directions = rng.standard_normal((3, 3))
     directions[:, 2] = np.abs(directions[:, 2]) + 0.4
     return directions.astype(np.float32), rng.uniform(0.1, 0.42, 3).astype(np.float32)
 
 
 def disc(radius: float, texture: UInt8[ndarray, "s s 3"], lamps: tuple[ndarray, ndarray]) -> Mesh:
-    """A round floor at z = 0 that shows the texture once."""
+    """Builds a round floor at z = 0 that shows the texture once."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     rim = np.stack([np.cos(angle), np.sin(angle), np.zeros(48)], 1)
     vertices = np.concatenate([np.zeros((1, 3)), rim]).astype(np.float32)
@@ -123,7 +123,7 @@ def wall(
     texture: UInt8[ndarray, "s s 3"],
     lamps: tuple[ndarray, ndarray],
 ) -> Mesh:
-    """A parallelogram that shows the texture once, lit on the side of `first_edge` x `second_edge`."""
+    """Builds a parallelogram that shows the texture once, lit on the side of `first_edge` x `second_edge`."""
     a, u, v = (np.asarray(x, np.float32) for x in (corner, first_edge, second_edge))
     normal = np.cross(u, v)[None].repeat(4, 0)
     uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
@@ -134,7 +134,7 @@ def wall(
 def render_views(
     meshes: Sequence[Mesh], c2w: Float32[ndarray, "v 4 4"], intrinsics: Float32[ndarray, "v 3 3"]
 ) -> tuple[UInt8[ndarray, "v h w 3"], Float32[ndarray, "v h w"]]:
-    """Colour and planar z of every camera."""
+    """Renders colour and planar z for every camera."""
     pairs = [render(meshes, pose, k, SIZE, SIZE, SUPERSAMPLE) for pose, k in zip(c2w, intrinsics)]
     return np.stack([image for image, _ in pairs]), np.stack([depth for _, depth in pairs])
 
@@ -145,13 +145,13 @@ def render_clip(
     c2w: Float32[ndarray, "v 4 4"],
     intrinsics: Float32[ndarray, "v 3 3"],
 ) -> tuple[UInt8[ndarray, "v t h w 3"], Float32[ndarray, "v t h w"]]:
-    """Colour and planar z of every camera and frame; what stands still is drawn once a camera.
+    """Renders colour and planar z for every camera and frame; still meshes are drawn once per camera.
 
     Args:
-        still: Meshes of all frames.
-        moving: Meshes of every frame.
-        c2w: Cameras.
-        intrinsics: Of every camera.
+        still: Meshes that all frames share.
+        moving: The other meshes of every frame.
+        c2w: Camera-to-world matrices.
+        intrinsics: Intrinsics of every camera.
     """
     images = np.empty((len(c2w), len(moving), SIZE, SIZE, 3), np.uint8)
     depths = np.empty((len(c2w), len(moving), SIZE, SIZE), np.float32)
@@ -169,7 +169,7 @@ def reject_near_objects(
     intrinsics: Float32[ndarray, "v 3 3"],
     nearest: float,
 ) -> None:
-    """Looks at a coarse depth of the first, middle and last camera before all views are rendered.
+    """Looks at coarse depth of the first, middle and last camera, before all views are rendered.
 
     Raises:
         RejectedScene: More than 2% of an image are nearer than `nearest` scene units.
@@ -183,13 +183,13 @@ def reject_near_objects(
 
 
 def phrase(labels: Sequence[str]) -> str:
-    """`["chair", "lamp", "armchair"]` -> `a chair, a lamp and an armchair`."""
+    """Turns `["chair", "lamp", "armchair"]` into `a chair, a lamp and an armchair`."""
     nouns = [f"{'an' if label[0] in 'aeiou' else 'a'} {label}" for label in labels]
     return nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
 
 
 def attribution(models: Sequence[Model], assets: Assets, surfaces: Sequence[str]) -> str:
-    """The licence line of a scene; noise needs none."""
+    """Returns the licence line of a scene; noise needs none."""
     lines = [model.entry.attribution for model in models]
     pictures = [name for name in surfaces if name != "noise"]
     if pictures:

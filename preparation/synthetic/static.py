@@ -73,12 +73,12 @@ def make_scene(assets: Assets, rng: np.random.Generator, key: str) -> SceneSampl
 def room(
     surfaces: tuple[Surface, Surface, Surface], rng: np.random.Generator, lamps: tuple[ndarray, ndarray]
 ) -> list[Mesh]:
-    """A box of random size and turn around the origin, floor at z = 0, lit from inside.
+    """Builds a box of random size and turn around the origin, with its floor at z = 0, lit from inside.
 
     Args:
-        surfaces: Of floor, walls and ceiling.
+        surfaces: Textures of floor, walls and ceiling.
         rng: Decides size and turn.
-        lamps: Directions and strengths.
+        lamps: Directions and strengths of the lamps.
     """
     half, height, turn = rng.uniform(3.3, 4.4), rng.uniform(2.6, 3.6), rng.uniform(0, 2 * np.pi)
     x = np.array([np.cos(turn), np.sin(turn), 0]) * half
@@ -96,10 +96,10 @@ def room(
 
 
 def stand(models: Sequence[Model], rng: np.random.Generator, lamps: tuple[ndarray, ndarray]) -> list[Mesh]:
-    """Models upright on the floor, turned at random, their footprints apart.
+    """Puts models upright on the floor, turned at random, with their footprints apart.
 
     Raises:
-        RejectedScene: No free place found.
+        RejectedScene: There is no free place.
     """
     placed: list[tuple[ndarray, float]] = []
     meshes: list[Mesh] = []

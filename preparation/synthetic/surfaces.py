@@ -1,4 +1,4 @@
-"""Textures of floors and walls: photographs and drawings from folders, and procedural noise, with a split."""
+"""Textures of floors and walls: pictures from folders, split into train and val, and procedural noise."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ NOISE_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Surface:
-    """A large, hardly repeating texture and what it may be called.
+    """A large texture that hardly repeats.
 
     Attributes:
-        texture: Square.
-        label: `green`, `dark grey`: its mean colour in words.
+        texture: Square picture.
+        label: Mean colour in words, such as `green` or `dark grey`.
         name: `<folder>/<file>`, or `noise`.
     """
 
@@ -39,10 +39,10 @@ class Surface:
 
 
 def texture_files(roots: list[Path], split: str) -> list[Path]:
-    """Images of one split below `roots`; identical ones and variants of one family in a folder stay together.
+    """Finds the images of one split; identical ones and variants of one family in a folder stay together.
 
     Raises:
-        ValueError: No image found.
+        ValueError: There is no usable image below `roots`.
     """
     images = {
         f"{root.parent.name}/{root.name}/{path.relative_to(root).as_posix()}": path
@@ -61,13 +61,13 @@ def texture_files(roots: list[Path], split: str) -> list[Path]:
 
 
 def random_surface(files: list[Path], rng: np.random.Generator, size: int, tiles: int) -> Surface:
-    """A photograph repeated with random turns, or noise; light and colour vary so that no place repeats.
+    """Draws a picture repeated with random turns, or noise; light and colour vary so that no place repeats.
 
     Args:
-        files: To choose from.
+        files: Pictures to choose from.
         rng: Decides everything.
-        size: Of the result, pixels.
-        tiles: How often a photograph is repeated along each axis.
+        size: Side of the result, pixels.
+        tiles: Number of times that a picture is repeated along each axis.
     """
     if rng.random() < NOISE_SHARE:
         texture, name = noise_texture(rng, size), "noise"
@@ -78,7 +78,7 @@ def random_surface(files: list[Path], rng: np.random.Generator, size: int, tiles
 
 
 def noise_texture(rng: np.random.Generator, size: int) -> UInt8[ndarray, "size size 3"]:
-    """Noise at four scales, slowly changing in tint; repeats seamlessly."""
+    """Draws noise at four scales that slowly changes in tint and repeats seamlessly."""
     scales = [(size / 14, 0.8), (size / 45, 0.9), (size / 120, 1.1), (size / 280, 1.2)]
     light = np.sum([weight * _smooth_noise(rng, size, scale, 1) for scale, weight in scales], 0)
     tint = _smooth_noise(rng, size, size / 12, 3) @ np.diag(rng.uniform(0.1, 0.8, 3).astype(np.float32))
@@ -87,7 +87,7 @@ def noise_texture(rng: np.random.Generator, size: int) -> UInt8[ndarray, "size s
 
 
 def color_name(rgb: Float[ndarray, "3"]) -> str:
-    """A plain English word for a colour in [0, 1]."""
+    """Returns a plain English word for a colour in [0, 1]."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*(float(x) for x in rgb))
     if saturation < 0.12:
         return "dark grey" if lightness < 0.3 else "light grey" if lightness > 0.65 else "grey"
@@ -103,7 +103,7 @@ def color_name(rgb: Float[ndarray, "3"]) -> str:
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, sigma: float, channels: int) -> ndarray:
-    """Periodic, of unit deviation; drawn coarsely and enlarged when it is very smooth."""
+    """Draws periodic noise of unit deviation; very smooth noise is drawn coarsely and enlarged."""
     step = max(1, int(sigma // 3))
     small = max(4, size // step)
     noise = rng.standard_normal((small, small, channels)).astype(np.float32)
@@ -116,7 +116,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, sigma: float, channels: i
 
 
 def _tiled(file: Path, rng: np.random.Generator, size: int, tiles: int) -> UInt8[ndarray, "size size 3"]:
-    """Turned and mirrored copies, contrast raised to a common level, times smooth light and colour."""
+    """Joins turned and mirrored copies, raises contrast to a common level, and varies light and colour smoothly."""
     side = -(-size // tiles)
     with Image.open(file) as opened:
         tile = np.asarray(opened.convert("RGB").resize((side, side), Image.Resampling.BICUBIC), np.float32)
@@ -135,7 +135,7 @@ def _tiled(file: Path, rng: np.random.Generator, size: int, tiles: int) -> UInt8
 
 
 def _is_usable(path: Path) -> bool:
-    """Neither plain nor nearly black or white."""
+    """Tells whether a picture is neither plain nor nearly black or white."""
     with Image.open(path) as opened:
         pixels = np.asarray(opened.convert("RGB").resize((64, 64)), np.float32)
     return bool(pixels.std((0, 1)).mean() > LEAST_CONTRAST and MEAN_RANGE[0] < pixels.mean() < MEAN_RANGE[1])

@@ -4,10 +4,10 @@
         --output data/small --split train
     python -m preparation.homography --packages unpacked/ --output data/small --split train
 
-The other views, random homographies of the whole clip that vary smoothly from view to view, are made when
+The other views are random homographies of the whole clip that vary smoothly from view to view. They are made when
 the clips are read (4Real-Video-V2, sec. 5, "2D transformed videos"), so clips are stored larger than they
-are trained on. Videos whose frames are kept out of training go to `--split val` as a whole. The known packages,
-whose videos it is and under which licence are listed in `package_videos.py`.
+are trained on. Videos whose frames are kept out of training go to `--split val` as a whole. `package_videos.py`
+lists the known packages with the authors and licences of their videos.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Float
 from numpy import ndarray
 
+from datamodules.archives import Members
 from preparation.videos.package_videos import find_package_videos
 from preparation.videos.video_clips import cut_clips, find_shots, find_windows, read_video
 from preparation.writing import jobs
 from preparation.writing.captions import embed_captions
-from preparation.writing.reports import write_reported
+from preparation.writing.reports import Report, write_reported
 from scene4d.sample_format import SceneSample
 
 logger = logging.getLogger(__name__)
 SOURCE = "homography"
-ZOOM = 2  # videos are shrunk to this many clip sizes, so crops are of down to half a frame's side
+ZOOM = 2  # videos are shrunk to this many clip sizes, so a crop has at least half the side of a frame
 
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """A video to cut: where it lies, its unique name, what it shows, whose it is, its content group."""
+    """A video to cut: its file, unique name, caption, licence and content group."""
 
     path: Path
     name: str
@@ -50,14 +50,14 @@ class SourceVideo:
 
 @dataclass(frozen=True)
 class Clips:
-    """What is cut from every video.
+    """Cuts clips from every video.
 
     Attributes:
-        clips: At most so many of a video.
-        frames: Of a clip.
+        clips: Largest number of clips per video.
+        frames: Frames per clip.
         size: Side of a clip in pixels.
-        fps: Wanted frames a second.
-        seed: Of all crops.
+        fps: Wanted frames per second.
+        seed: Seed of all crops.
         texts: Embedded captions; embedding all at once or one by one differs in the last bit.
     """
 
@@ -68,12 +68,12 @@ class Clips:
     seed: int
     texts: dict[str, Float[ndarray, "1 384"]]
 
-    def options(self) -> dict:
-        """All fields but the texts."""
+    def options(self) -> dict[str, object]:
+        """Returns all fields but the texts."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "texts"}
 
     def name(self, scene: SourceVideo) -> str:
-        """The video's."""
+        """Returns the name of the video."""
         return scene.name
 
     def read(self, scene: SourceVideo) -> Iterator[SceneSample]:
@@ -101,16 +101,16 @@ class Clips:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the command; see the top of this file."""
+    """Runs the command; the top of this file is its help."""
     options = _parser().parse_args(args)
     jobs.run(SOURCE, options, lambda: _open(options), make_shuffled_shard)
 
 
-def make_shuffled_shard(shard: jobs.SceneShard) -> dict:
+def make_shuffled_shard(shard: jobs.SceneShard[SourceVideo]) -> Report:
     """Writes one shard, its clips in an order that mixes the videos, and returns its report."""
     skipped = dict[str, str]()
 
-    def shuffled() -> Iterator[dict[str, Any]]:
+    def shuffled() -> Iterator[Members]:
         yield from sorted(jobs.encoded(shard, skipped), key=lambda clip: zlib.crc32(clip["__key__"].encode()))
 
     return write_reported(shard, shuffled(), skipped)
@@ -131,7 +131,7 @@ def _videos(options: argparse.Namespace) -> list[SourceVideo]:
 
 
 def _from_files(patterns: list[str], license_text: str) -> list[SourceVideo]:
-    """Files and globs; the caption is the file name in words, the group the file."""
+    """Finds files by globs; the caption is the file name in words, and every file is a group of its own."""
     paths = sorted({Path(name) for pattern in patterns for name in glob.glob(pattern, recursive=True)})
     if not paths:
         raise ValueError(f"no file matches --videos {' '.join(patterns)}")
@@ -156,13 +156,15 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--videos", nargs="+", help="video files or quoted globs")
     source.add_argument("--packages", type=Path, help="folder in which the known packages were unpacked")
     parser.add_argument(
-        "--shipped-only", action="store_true", help="of the packages, only what may be committed"
+        "--shipped-only",
+        action="store_true",
+        help="take only those videos of the packages that may be committed",
     )
     parser.add_argument("--license", default="", help="SPDX name and attribution of --videos")
     jobs.add_options(parser, shard_size=10, unit="videos", crf=14)
-    parser.add_argument("--clips", type=jobs.positive, default=80, help="at most so many clips a video")
-    parser.add_argument("--frames", type=int, default=29, help="frames a clip, 4k + 1")
+    parser.add_argument("--clips", type=jobs.positive, default=80, help="largest number of clips per video")
+    parser.add_argument("--frames", type=int, default=29, help="frames per clip, 4k + 1")
     parser.add_argument("--size", type=int, default=96, help="side of a clip in pixels")
-    parser.add_argument("--fps", type=float, default=12.0, help="wanted frames a second")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fps", type=float, default=12.0, help="wanted frames per second")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all crops (%(default)s)")
     return parser

@@ -1,7 +1,7 @@
-"""Real videos that come with packages: where each lies, what it shows, whose it is, and its split.
+"""Real videos that come with packages, each with its path, caption, licence and split.
 
 Videos of one place or take are in one split. Only the shipped ones, whose licence is known, are in the
-committed shards; the others widen what the small models are trained on.
+committed shards; the others add variety to the training of the small models.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class PackageVideo:
 
     Attributes:
         path: End of its path inside the unpacked package.
-        name: Short and unique, made of letters, digits and underscores.
-        caption: What it shows.
+        name: Short unique name of letters, digits and underscores.
+        caption: Caption in plain English.
         license: SPDX name and attribution.
         split: train or val.
-        shipped: Whether clips of it may be committed.
-        group: Content group; None = a group of its own.
+        shipped: Whether its clips may be committed.
+        group: Content group; None makes a group of its own.
     """
 
     path: str
@@ -92,7 +92,7 @@ def find_package_videos(root: Path, split: str, shipped_only: bool) -> Iterator[
     """Yields the videos of a split that lie anywhere below `root`, where packages were unpacked.
 
     Raises:
-        ValueError: None is there; names the folder and the split.
+        ValueError: There is no such video; names the folder and the split.
     """
     found = False
     for video in VIDEOS:

@@ -1,4 +1,4 @@
-"""2D videos -> short square clips: reading, scene cuts, windows in time and crops in space."""
+"""Cuts 2D videos into short square clips: reading, scene cuts, windows in time and crops in space."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 
-CUT_CHANGE = 0.1  # share of pixels whose colour bin changes at a cut, at least,
-CUT_RATIO = 4.0  # and how many times more than around it
+CUT_CHANGE = 0.1  # smallest share of pixels whose colour bin changes at a cut
+CUT_RATIO = 4.0  # at a cut, at least this many times more pixels change than around it
 MIN_MOTION = 0.6  # grey levels of 255, mean over a clip: below it nothing moves
 MIN_CONTRAST = 10.0  # grey levels, standard deviation: below it nothing is seen
 TRIES = 12
@@ -21,7 +21,7 @@ TRIES = 12
 
 @dataclass
 class Video:
-    """A decoded video, already shrunk; `frames` is uint8 `t h w 3`."""
+    """A decoded video, already shrunk."""
 
     frames: UInt8[ndarray, "t h w 3"]
     fps: float
@@ -29,7 +29,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Window:
-    """Which frames of a video a clip takes: `start`, `start + stride`, ..."""
+    """A clip takes the frames `start`, `start + stride`, ... of a video."""
 
     start: int
     stride: int
@@ -49,15 +49,15 @@ def read_video(path: Path, short_side: int) -> Video:
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"{path} cannot be read as a video: {error}") from error
     if not frames or fps <= 0:
-        raise ValueError(f"{path} holds {len(frames)} frames at {fps} frames a second")
+        raise ValueError(f"{path} holds {len(frames)} frames at {fps} frames per second")
     return Video(np.stack(frames), fps)
 
 
 def find_shots(frames: UInt8[ndarray, "t h w 3"]) -> list[tuple[int, int]]:
-    """Splits a video at its cuts: half-open ranges of frames, in order, together all frames.
+    """Splits a video at its cuts into half-open ranges that together hold all frames, in order.
 
-    A cut is where the colour histograms (8 bins a channel, jointly) of neighbours differ much, and much more
-    than those of the frames around, which a fast pan does not. Jumps of the exposure are cuts too.
+    At a cut, the joint colour histograms (8 bins per channel) of two neighbours differ much, and much more than
+    those of the frames around. A fast pan does not look like that. Jumps of the exposure count as cuts.
     """
     histograms = np.stack([_histogram(frame) for frame in frames])
     change = np.abs(np.diff(histograms, axis=0)).sum(1) / 2
@@ -70,10 +70,10 @@ def find_shots(frames: UInt8[ndarray, "t h w 3"]) -> list[tuple[int, int]]:
 def find_windows(
     shots: list[tuple[int, int]], fps: float, num_frames: int, target_fps: float
 ) -> list[Window]:
-    """All windows of `num_frames` frames inside one shot, at about `target_fps`.
+    """Returns all windows of `num_frames` frames inside one shot, at about `target_fps`.
 
-    Frames are skipped evenly, by a whole stride; in a short shot by a smaller one, so that the clip is faster
-    than `target_fps` rather than absent.
+    Frames are skipped evenly, by a whole stride. The stride is smaller in a short shot, so that the clip has more
+    frames per second than `target_fps` rather than being absent.
     """
     windows = []
     for first, end in shots:
@@ -90,12 +90,12 @@ def cut_clips(
     """Cuts `clips` square clips, spread evenly over the windows, each at a random crop that shows motion.
 
     Args:
-        video: Where to cut.
-        windows: From `find_windows`; none yields nothing.
-        clips: At most so many; a clip that finds no moving crop in some tries is left out.
-        num_frames: Frames a clip.
+        video: The video to cut.
+        windows: Windows from `find_windows`; without any, nothing is yielded.
+        clips: Largest number of clips. A clip that finds no moving crop in some tries is left out.
+        num_frames: Frames per clip.
         size: Side of a clip in pixels, area-filtered from a larger square wherever the video allows.
-        seed: Of the crops.
+        seed: Seed of the crops.
     """
     rng = np.random.default_rng(seed)
     for k in range(clips if windows else 0):
@@ -110,7 +110,7 @@ def cut_clips(
 
 
 def random_square(height: int, width: int, size: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A square box (left, top, right, bottom): a third of them as large as fits, the others smaller.
+    """Draws a square box (left, top, right, bottom); a third of them are as large as fits, the others smaller.
 
     No side is below `size`, unless the frame itself is smaller.
     """
@@ -134,7 +134,7 @@ def _shows_motion(clip: UInt8[ndarray, "t s s 3"]) -> bool:
     return bool(motion > MIN_MOTION and values.std() > MIN_CONTRAST)
 
 
-def _shrink(image: Image.Image, short_side: int) -> ndarray:
+def _shrink(image: Image.Image, short_side: int) -> UInt8[ndarray, "h w 3"]:
     scale = short_side / min(image.size)
     if scale < 1:
         width, height = (max(short_side, round(x * scale)) for x in image.size)

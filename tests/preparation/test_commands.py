@@ -23,6 +23,7 @@ TEXTS += [*ROOT.glob("preparation/**/*.py"), *ROOT.glob("configs/**/*.yaml")]
 def test_help_shows_how_the_command_is_called(name, monkeypatch, capsys):
     if name == "physics":
         pytest.importorskip("pybullet")
+    monkeypatch.delitem(sys.modules, f"preparation.{name}", raising=False)  # runpy warns of a second copy
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_module(f"preparation.{name}", run_name="__main__")

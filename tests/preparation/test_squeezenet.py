@@ -1,6 +1,7 @@
 """The trunk's conversion: a safe unpickler, the folded preprocessing, the command line."""
 
 import io
+import os
 import pickle
 import tarfile
 
@@ -53,6 +54,9 @@ def test_command_converts_a_package(tmp_path):
     expected = torch.from_numpy(arrays["fire5/expand3x3"][0]).permute(3, 2, 0, 1).half()
     assert torch.equal(state["features.7.expand3x3.weight"], expected)
     assert [p.name for p in output.parent.iterdir()] == ["trunk.safetensors"]
+    before = os.umask(0)  # safetensors alone would let only the owner read the file
+    os.umask(before)
+    assert output.stat().st_mode & 0o777 == 0o666 & ~before
 
 
 def test_folded_convolution_equals_caffe_preprocessing():

@@ -133,7 +133,7 @@ class GridFiles(LightningDataModule):
         )  # fmt: skip
 
     def predict_dataloader(self) -> DataLoader:
-        """One batch a file."""
+        """Returns one batch per file."""
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
 

@@ -28,9 +28,9 @@ class SceneDataModule(LightningDataModule):
         train: Sources of the mixture.
         val: Held-out sources for validation and test.
         predict: Sources for prediction.
-        batch_size: Training samples a batch and rank.
-        val_batch_size: Samples a batch and rank in validation, test and prediction.
-        num_workers: Training worker processes a rank; 0 reads in the main process.
+        batch_size: Samples per batch and rank in training.
+        val_batch_size: Samples per batch and rank in validation, test and prediction.
+        num_workers: Worker processes per rank in training; 0 reads in the main process.
         val_num_workers: Worker processes in validation, test and prediction.
         size: Height and width of the images, or one number for square ones; networks ask for multiples of their
             stride or patch size.

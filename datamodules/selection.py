@@ -135,7 +135,7 @@ class ContextSelection:
         frame_strides: Steps between timesteps to draw from.
         input_views: Fixed input views for evaluation; needs `target_views` too.
         target_views: Fixed target views for evaluation.
-        shuffle_inputs: Probability that the inputs come in random order, else in stored order. The first
+        shuffle_inputs: Probability that the inputs come in random order instead of stored order. The first
             input's camera is the network's world frame.
         depth_frames_only: Take only frames that have depth (in scenes with depth at all).
         random: False for evaluation: evenly spread views, frames from the first on.

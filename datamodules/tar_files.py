@@ -12,9 +12,10 @@ import io
 import lzma
 from collections.abc import Callable, Iterator
 from tarfile import BLOCKSIZE, ReadError
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-COMPRESSED: dict[bytes, Callable[[IO[bytes], str], IO[bytes]]] = {
+# the overloads of the three functions have no type in common
+COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZ": bz2.open,
     b"\xfd7": lzma.open,

@@ -65,6 +65,7 @@ class Colmap(PathWindows):
 
     def _view(self, scene: Path, image: pycolmap.Image) -> PosedView:
         camera, picture = image.camera, scene / self.images / image.name
+        assert camera is not None  # COLMAP registers no picture without one
         matrix = camera.calibration_matrix()
         intrinsics = normalised_intrinsics(
             (matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2]), camera.width, camera.height

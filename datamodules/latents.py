@@ -1,4 +1,4 @@
-"""Latents that were computed before: what they stand for exactly, and what would need pixels."""
+"""Takes stored latents of exactly the frames that are asked for, and refuses options that need pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which views and frames of a stored scene a sample takes, decided before anything is decoded."""
+"""Decides which views and frames of a stored scene a sample takes, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool
 
 @dataclass(frozen=True)
 class Extent:
-    """What a scene holds: `views` x `frames`, depth at `depth_frames`."""
+    """A stored scene has `views` x `frames`, and depth at `depth_frames`."""
 
     key: str
     views: int

@@ -1,4 +1,4 @@
 """Raw data sets -> shards.
 
-Every file beside this one is a command, `python -m preparation.NAME`; the rooms hold what the commands do.
+Every file beside this one is a command, `python -m preparation.NAME`; the rooms hold the code behind the commands.
 """

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 SOURCE = "capture"
 MOTION = 25  # grey levels off the temporal median that count as motion
 SHRINK = 8  # motion is looked for at this fraction of the resolution
-MARGIN = 1.1  # the crop is so much larger than what moves
+MARGIN = 1.1  # the crop is so many times larger than the part that moves
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def set_up(size: tuple[int, int], field_of_view: float, extent: float, engine: s
 def render(
     c2w: Float[ndarray, "4 4"], frame: float
 ) -> tuple[UInt8[ndarray, "h w 3"], Float32[ndarray, "h w"]]:
-    """Renders what an OpenCV camera sees.
+    """Renders the view of an OpenCV camera.
 
     Returns:
         The picture on white, and planar depth in units of Blender (0 = background).

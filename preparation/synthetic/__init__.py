@@ -1,1 +1,1 @@
-"""Scenes drawn at random: what they may show, how they are laid out, and the command that they share."""
+"""Scenes drawn at random: their content, their layout, and the command that they share."""

@@ -1,6 +1,6 @@
 """2D videos -> shards of short square clips with one view each.
 
-    python -m preparation.homography --videos clips/*.mp4 --license "CC0-1.0, me" \
+    python -m preparation.homography --videos clips/*.mp4 --license "CC0-1.0, me" \\
         --output data/small --split train
     python -m preparation.homography --packages unpacked/ --output data/small --split train
 

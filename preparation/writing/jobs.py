@@ -56,7 +56,7 @@ class SceneShard(Generic[Scene]):
     """All that a process needs to write one shard.
 
     Attributes:
-        path: Where the shard is written.
+        path: Path of the shard.
         source: Reads the scenes.
         scenes: The scenes of the shard, in order.
         embed: Whether captions are embedded.

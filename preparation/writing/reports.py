@@ -1,4 +1,4 @@
-"""Shards with a report beside each, so that a preparation starts again where it stopped and names what it left out.
+"""Shards with a report beside each, so that a preparation goes on where it stopped and names everything it left out.
 
 The report of a shard is `reports/SHARD.json`. It holds the recipe, the number of samples, and the reason for
 everything that was skipped. A shard is finished when its report exists; one in which everything was skipped has a
@@ -28,14 +28,14 @@ class Job(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where the shard is written."""
+        """Path of the shard."""
 
     def recipe(self) -> dict[str, object]:
         """Everything that decides the content of the shard, as JSON would give it back."""
 
 
 class Report(TypedDict):
-    """What is written beside a shard."""
+    """Content of the file beside a shard."""
 
     shard: str
     recipe: dict[str, object]
@@ -95,7 +95,7 @@ def summarise(jobs: Sequence[Job], scenes: int | None, path: Path) -> None:
     Args:
         jobs: The finished jobs.
         scenes: Number of scenes; None counts the samples and everything skipped instead.
-        path: Where the report is written.
+        path: Path of the report.
 
     Raises:
         ValueError: Not a single sample could be made; names the first reasons.

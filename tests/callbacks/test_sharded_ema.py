@@ -71,6 +71,24 @@ def test_swap_reaches_the_gathered_parameters_and_comes_back(mesh):
     assert all(torch.equal(gather(p), trained[name]) for name, p in trainable(module).items())
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_checkpoint_during_validation_holds_the_trained_values(mesh, whole):
+    """Whole weights on rank 0, or a distributed checkpoint of shards; another rank holds no weights at all."""
+    module, ema = sharded(mesh), ExponentialMovingAverage(0.5)
+    run(module, ema)
+    trained = {name: gather(p) for name, p in trainable(module).items()}
+    ema._put(module)
+    weights = module.state_dict()
+    checkpoint = {"state_dict": {k: gather(v) for k, v in weights.items()} if whole else weights}
+    ema.on_save_checkpoint(None, module, checkpoint)
+    for name, value in checkpoint["state_dict"].items():
+        assert isinstance(value, DTensor) != whole and torch.equal(gather(value), trained[name]), name
+    elsewhere = {"state_dict": {}}
+    ema.on_save_checkpoint(None, module, elsewhere)
+    assert elsewhere == {"state_dict": {}}
+    assert all(torch.equal(gather(p), gather(ema.averages[name])) for name, p in trainable(module).items())
+
+
 def test_state_goes_back_to_shards(mesh):
     module, ema, again = sharded(mesh), ExponentialMovingAverage(0.5), ExponentialMovingAverage(0.5)
     run(module, ema)

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-
 _Item = int | slice | EllipsisType | Tensor | None
 Index = _Item | tuple[_Item, ...]
 Movable = TypeVar("Movable", bound="_Movable")

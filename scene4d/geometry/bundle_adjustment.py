@@ -42,9 +42,9 @@ class Priors:
     """How far unknowns may leave their first guess, standard deviations.
 
     Attributes:
-        pixels: Of matches that are right; larger errors count less and less (Cauchy).
-        log_depth: Of the logarithm of a point's depth.
-        log_focal: Of the logarithm of the focal length.
+        pixels: Deviation of matches that are right; larger errors count less and less (Cauchy).
+        log_depth: Deviation of the logarithm of a point's depth.
+        log_focal: Deviation of the logarithm of the focal length.
         rotation: Radians, and translations in units of length, a step: the damping.
     """
 

@@ -28,7 +28,7 @@ class _Movable:
 
     def apply(self: Movable, function: Callable[[Tensor], Tensor]) -> Movable:
         """Returns a copy whose tensors (nested ones too) went through `function`."""
-        changed = {}
+        changed: dict[str, Any] = {}
         for entry in fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
             if isinstance(value, Tensor):

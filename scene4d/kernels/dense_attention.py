@@ -27,8 +27,8 @@ Shape = tuple[int, ...]
 class DenseKernel:
     """A forward and a backward of dense attention; see the top of this file for both signatures."""
 
-    forward: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+    forward: Callable[..., tuple[Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -46,7 +46,8 @@ def _cpu_backward(
     # in float32 whatever the inputs: torch's bfloat16 backward on the CPU took over ten times as long
     wide = (x.to(accumulation_dtype(x)) for x in (grad, q, k, v, out))
     grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(*wide, lse, 0.0, False, scale=scale)
-    return tuple(x.to(q.dtype) for x in grads)
+    grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
+    return grad_q, grad_k, grad_v
 
 
 def _math_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -65,7 +66,8 @@ def _math_backward(
     row = (grad * out).sum(-1, keepdim=True)
     grad_logits = weights * (grad @ values.transpose(-1, -2) - row) * scale
     grads = (grad_logits @ keys, grad_logits.transpose(-1, -2) @ queries, weights.transpose(-1, -2) @ grad)
-    return tuple(x.to(q.dtype) for x in grads)
+    grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
+    return grad_q, grad_k, grad_v
 
 
 def _flash_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,14 @@
 """The members that LightningModules and pipelines may use of a network; the networks here fulfil these protocols.
 
 Nothing has to be inherited: a network of your own fits if it is an `nn.Module` with these members. It keeps nothing of
-a call on its modules, and it says itself which weight files it accepts.
+a call on its modules, and it says itself which weight files it accepts. The tests check types at run time, which needs
+protocols that are checkable then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +19,7 @@ from scene4d.networks.vggt.model import Prediction
 M = TypeVar("M", bound="Module")
 
 
+@runtime_checkable
 class Module(Protocol):
     """The part of `nn.Module` that users of a network need."""
 
@@ -40,6 +42,7 @@ class Module(Protocol):
     def to(self: M, device: torch.device | str) -> M: ...
 
 
+@runtime_checkable
 class TrainedNetwork(Module, Protocol):
     """A network that starts from weight files and is compiled, checkpointed and sharded from outside."""
 
@@ -64,6 +67,7 @@ class TrainedNetwork(Module, Protocol):
         ...
 
 
+@runtime_checkable
 class DiffusionNetwork(TrainedNetwork, Protocol):
     """The network of the 4D video diffusion model, for example `scene4d.networks.WanGridTransformer`."""
 
@@ -96,6 +100,7 @@ class DiffusionNetwork(TrainedNetwork, Protocol):
     ) -> Float[Tensor, "b v n z y x"]: ...
 
 
+@runtime_checkable
 class SceneNetwork(TrainedNetwork, Protocol):
     """The network of the reconstruction, for example `scene4d.networks.vggt.ReconstructionNetwork`."""
 
@@ -106,6 +111,7 @@ class SceneNetwork(TrainedNetwork, Protocol):
     def __call__(self, images: Float[Tensor, "b v t 3 h w"]) -> Prediction: ...
 
 
+@runtime_checkable
 class Autoencoder(Module, Protocol):
     """A causal video autoencoder (`scene4d.latent_grid`) that computes in float32 whatever the trainer's precision.
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from scene4d.networks.contracts import Module, TrainedNetwork
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_initial_weights(network: TrainedNetwork, paths: str | Path | Sequence[str]) -> list[str]:
@@ -82,9 +80,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return content
 
 
-def from_pretrained(
-    model_class: type[Network], pretrained: str, subfolder: str, dtype: torch.dtype
-) -> Network:
+def from_pretrained(model_class: type, pretrained: str, subfolder: str, dtype: torch.dtype) -> Any:
     """Calls `model_class.from_pretrained` of diffusers.
 
     Raises:

@@ -234,16 +234,16 @@ class _Composite(torch.autograd.Function):
         height: int,
     ) -> tuple[Tensor, ...]:
         splats = tuple(_float64(x) for x in (means2d, conics, colors, opacities, radii_y))
-        order = np.ascontiguousarray(order.numpy())
+        sorted_splats = np.ascontiguousarray(order.numpy())
         cameras = means2d.shape[0]
         threads = use_torch_threads()
         bands = 1 if cameras % threads == 0 else min(height, -(-threads // cameras))
         renders = np.zeros((cameras, height, width, colors.shape[-1]))
         remaining = np.ones((cameras, height, width))
         last = np.zeros((cameras, height, width), np.int32)
-        _forward_kernel(order, counts.numpy(), *splats, bands, renders, remaining, last)
+        _forward_kernel(sorted_splats, counts.numpy(), *splats, bands, renders, remaining, last)
         last = np.where(last < 0, -last - 1, last).astype(np.int32)
-        ctx.splats, ctx.order, ctx.bands, ctx.final, ctx.last = splats, order, bands, remaining, last
+        ctx.splats, ctx.order, ctx.bands, ctx.final, ctx.last = splats, sorted_splats, bands, remaining, last
         ctx.dtype = means2d.dtype
         return tuple(torch.from_numpy(x.copy()).to(ctx.dtype) for x in (renders, remaining))
 

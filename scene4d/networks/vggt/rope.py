@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each `l d`
 
 
-def _angles(positions: Float[Tensor, " l"], size: int, base: float) -> Float[Tensor, "l {size}"]:
+def _angles(positions: Int[Tensor, " l"], size: int, base: float) -> Float[Tensor, "l {size}"]:
     """Angles of one axis, repeated for the two halves that are rotated against each other."""
     steps = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
     angles = positions[:, None].float() * base**-steps

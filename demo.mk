@@ -23,7 +23,7 @@ JOBS ?= 2
 demo: $(VENV)/.installed
 	@OMP_NUM_THREADS=$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) )) NUMBA_NUM_THREADS=$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) )) \
 	    $(MAKE) --no-print-directory --jobs=$(JOBS) $(DEMO)/metrics.json
-	@$(PY) -m scene4d.report --output $(DEMO)/metrics.json --made $(DEMO)/grid.mp4 $(DEMO)/orbit.mp4 \
+	@$(PY) -m scene4d.evaluation.report --output $(DEMO)/metrics.json --made $(DEMO)/grid.mp4 $(DEMO)/orbit.mp4 \
 	    $(DEMO)/viewer.html $(DEMO)/frames
 
 clean-demo:
@@ -108,7 +108,7 @@ $(DEMO)/viewer.html: $(DEMO)/grid.safetensors $(DEMO)/reconstruction_dynamic/rec
 # 6. all scores beside their baselines
 $(DEMO)/metrics.json: $(DEMO)/scores/diffusion.json $(DEMO)/viewer.html $(DEMO)/scores/reconstruction.json \
     $(DEMO)/shipped/diffusion.json $(DEMO)/shipped/reconstruction.json
-	@$(PY) -m scene4d.report --demo $(DEMO)/scores/diffusion.json $(DEMO)/scores/reconstruction.json \
+	@$(PY) -m scene4d.evaluation.report --demo $(DEMO)/scores/diffusion.json $(DEMO)/scores/reconstruction.json \
 	    --shipped $(DEMO)/shipped/diffusion.json $(DEMO)/shipped/reconstruction.json \
 	    --started $$(cat $(DEMO)/started) --output $@ > /dev/null
 

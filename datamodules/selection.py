@@ -9,6 +9,8 @@ from random import Random
 import numpy as np
 from jaxtyping import Bool
 
+from scene4d.latent_grid import latent_frames
+
 
 @dataclass(frozen=True)
 class Extent:
@@ -43,7 +45,7 @@ class GridSelection:
     Args:
         views: Views of the grid.
         view_strides: Steps between views to draw from; those that do not fit a scene are left out.
-        frames: Frames of the grid, 4k + 1 because the autoencoder is causal with stride 4.
+        frames: Frames of the grid, 4k + 1 as video autoencoders need it.
         frame_strides: Steps between frames to draw from.
         reverse_views: Probability of taking the views backwards (paper, App. B).
         reverse_time: Probability of playing the scene backwards.
@@ -65,8 +67,7 @@ class GridSelection:
         random: bool = True,
         first_frame: bool = False,
     ) -> None:
-        if frames < 1 or frames % 4 != 1:
-            raise ValueError(f"frames must be 4k + 1 (1, 5, 9, 13, 17, ...), got {frames}")
+        latent_frames(frames)
         if views < 1:
             raise ValueError(f"views must be at least 1, got {views}")
         self.views, self.view_strides = views, _checked_strides("view_strides", view_strides)

@@ -32,7 +32,8 @@ from datamodules.archives import Members, is_remote
 from datamodules.shards import expand_urls, read_shard
 from preparation.writing.jobs import finish, parse_part, start_logging
 from preparation.writing.reports import Report, skip, write_reported
-from scene4d.networks.autoencoder import autoencoder_fingerprint, encode_grid, latent_frames
+from scene4d.latent_grid import latent_frames, whole_frames
+from scene4d.networks.autoencoder import autoencoder_fingerprint, encode_grid
 from scene4d.sample_format import add_latents, decode_sample
 
 
@@ -100,7 +101,7 @@ def encode_views(
         frames: Number of frames of a still scene, 4k + 1.
     """
     t, device = images.shape[1], next(autoencoder.parameters()).device
-    count = frames if t == 1 else t - (t - 1) % 4
+    count = frames if t == 1 else whole_frames(t)
     latents = []
     for view in images:
         video = rearrange(torch.from_numpy(view[:count]).to(device), "t h w c -> t c h w").float() / 255

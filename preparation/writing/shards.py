@@ -44,8 +44,8 @@ def write_encoded(path: Path, samples: Iterable[Members]) -> int:
     """
     content = ShardContent()
     with replacing(path) as temporary:
-        with webdataset.TarWriter(str(temporary), encoder=False, mtime=0.0) as writer:
-            for members in samples:
+        with webdataset.TarWriter(str(temporary), encoder=False, mtime=0) as writer:
+            for members in samples:  # an mtime that is no integer would cost 1 KB per member
                 writer.write(members)
                 content.add(str(members["__key__"]), members["meta.json"])
         record = content.record(*file_sha256(str(temporary)))

@@ -11,11 +11,12 @@ from hashlib import blake2b
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.latent_grid import latent_reference_mask, video_frames
 from scene4d.networks.autoencoder import autoencoder_fingerprint, decode_grid, encode_grid
+from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
 from scene4d.types import SceneBatch
 
 
@@ -36,8 +37,8 @@ class GridGenerator:
 
     def __init__(
         self,
-        network: nn.Module,
-        autoencoder: nn.Module,
+        network: DiffusionNetwork,
+        autoencoder: Autoencoder,
         flow: RectifiedFlow,
         sample_steps: int = 8,
         guidance: float = 1.0,

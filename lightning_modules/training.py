@@ -82,13 +82,14 @@ class Training(L.LightningModule):
         if self.network is not None:
             return
         network = self.make_network()
+        # before weights are loaded: what trains becomes float32 and keeps all digits of the files
+        count = len(trainable_parameters(network, self.trainable))
+        log.info("%d parameter tensors of the network train", count)
         self.untrained = list(network.state_dict())
         if self.initial_weights:
             self.untrained = load_initial_weights(network, self.initial_weights)
         if network.has_weights:
             self.untrained = []
-        count = len(trainable_parameters(network, self.trainable))
-        log.info("%d parameter tensors of the network train", count)
         self.network = network
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

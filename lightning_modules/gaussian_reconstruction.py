@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_modules.geometry_pretraining import count_inputs, random_match_loss
 from lightning_modules.novel_view_evaluation import NovelViewEvaluation
+from lightning_modules.training import Training
 from scene4d.geometry.cameras import normalise_scene
 from scene4d.geometry.supervision import depth_loss, masked_mean, pose_loss
 from scene4d.losses import PerceptualLoss
@@ -224,9 +225,10 @@ class GaussianReconstruction(L.LightningModule):
         depths, cameras = self._normalised_truth(batch, inputs, prediction)
         given = cameras[:, :inputs] if self.use_given_cameras else None
         result = self.place(prediction, images, given)
+        generator = Training.step_generator(self, batch_index)  # type: ignore[arg-type]
         with torch.autocast(images.device.type, enabled=False):
-            losses = self._image_losses(result, batch.images, cameras, inputs)
-            losses |= self._geometry_losses(result, depths[:, :inputs], cameras[:, :inputs])
+            losses = self._image_losses(result, batch.images, cameras, inputs, generator)
+            losses |= self._geometry_losses(result, depths[:, :inputs], cameras[:, :inputs], generator)
         loss = sum(losses.values(), start=images.new_zeros(()))
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
@@ -254,9 +256,14 @@ class GaussianReconstruction(L.LightningModule):
         return depths, cameras
 
     def _image_losses(
-        self, result: Reconstruction, images: Tensor, cameras: Cameras, inputs: int
+        self,
+        result: Reconstruction,
+        images: Tensor,
+        cameras: Cameras,
+        inputs: int,
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        chosen = torch.randperm(inputs, device="cpu")[: self.rendered_inputs].tolist()
+        chosen = torch.randperm(inputs, generator=generator)[: self.rendered_inputs].tolist()
         views = chosen + list(range(inputs, images.shape[1]))
         truth = images[:, views]
         rendered = self.render(result.gaussians, cameras[:, views], images.shape[-2:], result.background)
@@ -268,7 +275,9 @@ class GaussianReconstruction(L.LightningModule):
             losses["perceptual"] = self.perceptual_weight * distance.mean()
         return losses
 
-    def _geometry_losses(self, result: Reconstruction, depths: Tensor, cameras: Cameras) -> dict[str, Tensor]:
+    def _geometry_losses(
+        self, result: Reconstruction, depths: Tensor, cameras: Cameras, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         prediction, (height, width) = result.prediction, depths.shape[-2:]
         losses = {}
         if self.depth_weight > 0:
@@ -277,7 +286,9 @@ class GaussianReconstruction(L.LightningModule):
             losses["camera"] = self.camera_weight * pose_loss(prediction.poses, cameras, height, width)
         if self.match_weight > 0:
             assert prediction.match_features is not None, "matching is trained without a matcher"
-            loss, accuracy = random_match_loss(prediction.match_features[:, 0], depths[:, :, 0], cameras)
+            loss, accuracy = random_match_loss(
+                prediction.match_features[:, 0], depths[:, :, 0], cameras, generator
+            )
             losses["matching"] = self.match_weight * loss
             self.log("train/match_accuracy", accuracy)
         if self.background_weight > 0:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_modules.training import Training
 from scene4d.geometry.cameras import normalise_scene, relative_to_first
 from scene4d.geometry.pose_encoding import decode_pose
 from scene4d.geometry.rotations import rotation_angle
@@ -100,8 +101,9 @@ class GeometryPretraining(L.LightningModule):
         """One step on the input views."""
         images, depths, cameras = static_scenes(batch)
         prediction = self.network(images)
+        generator = Training.step_generator(self, batch_index)  # type: ignore[arg-type]
         with torch.autocast(images.device.type, enabled=False):
-            losses = self._losses(prediction, depths, cameras)
+            losses = self._losses(prediction, depths, cameras, generator)
         loss = sum(losses.values(), start=depths.new_zeros(()))
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
@@ -114,7 +116,9 @@ class GeometryPretraining(L.LightningModule):
         errors = self._errors(self.network(images), depths, cameras, "val")
         self.log_dict(errors, batch_size=len(images))
 
-    def _losses(self, prediction: Prediction, depths: Tensor, cameras: Cameras) -> dict[str, Tensor]:
+    def _losses(
+        self, prediction: Prediction, depths: Tensor, cameras: Cameras, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """Weighted losses by name."""
         height, width = depths.shape[-2:]
         losses = {
@@ -126,7 +130,9 @@ class GeometryPretraining(L.LightningModule):
         if prediction.points is not None:
             losses["points"] = self.point_weight * point_loss(prediction.points, depths, cameras)
         if prediction.match_features is not None:
-            loss, accuracy = random_match_loss(prediction.match_features[:, 0], depths[:, :, 0], cameras)
+            loss, accuracy = random_match_loss(
+                prediction.match_features[:, 0], depths[:, :, 0], cameras, generator
+            )
             losses["matching"] = self.match_weight * loss
             self.log("train/match_accuracy", accuracy)
         return losses
@@ -150,7 +156,10 @@ class GeometryPretraining(L.LightningModule):
 
 
 def random_match_loss(
-    features: Float[Tensor, "n v p f"], depths: Float[Tensor, "n v h w"], cameras: Cameras
+    features: Float[Tensor, "n v p f"],
+    depths: Float[Tensor, "n v h w"],
+    cameras: Cameras,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Matching loss of every view with one other, as many views further on for all, drawn at random.
 
@@ -160,7 +169,7 @@ def random_match_loss(
     if views == 1:
         return features.sum() * 0, features.new_zeros(())
     first = torch.arange(views, device=features.device)
-    second = (first + int(torch.randint(1, views, ()))) % views
+    second = (first + int(torch.randint(1, views, (), generator=generator))) % views
     pixels, visible = true_matches(depths, cameras, CELL)  # n v p v2
     pixels, visible = (x[:, first, :, second].transpose(0, 1) for x in (pixels, visible))
     logits = features @ features[:, second].transpose(-1, -2)

@@ -46,7 +46,8 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         path = Path(squeezenet) if squeezenet is not None else SQUEEZENET
         vgg = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
-        with torch.device("cpu"):  # also where the model around it is built on the meta device
+        # the CPU also where the model around it is built on the meta device; no one's random numbers are used up
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             if prefer_lpips and vgg.is_file():
                 self.name, self.score, self.distance = "LPIPS (vgg)", "lpips_vgg", _lpips()
             elif path.is_file():

@@ -64,6 +64,7 @@ def make_batch(b=1, inputs=3, targets=2, t=2, wall_depth=2.0, endless=False):
 def build(module_class=GaussianReconstruction, **settings):
     module = module_class(make_network, lambda p: torch.optim.AdamW(p, lr=3e-3), **settings)
     module.log = module.log_dict = lambda *_, **__: None
+    module.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, world_size=1, global_rank=0)
     module.configure_model()
     return module
 

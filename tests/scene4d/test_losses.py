@@ -72,6 +72,12 @@ def test_is_built_under_a_meta_device():
         assert next(PerceptualLoss(prefer_lpips=False).buffers()).device.type == "cpu"
 
 
+def test_building_it_leaves_the_random_numbers_alone():
+    state = torch.get_rng_state()
+    PerceptualLoss(prefer_lpips=False)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_names_what_it_is_and_never_downloads(perceptual, tmp_path, monkeypatch):
     assert perceptual.name == "SqueezeNet distance"
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

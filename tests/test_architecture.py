@@ -18,7 +18,7 @@ WITHIN_SCENE4D = {
     "geometry": {"types"},
     "sample_format": {"types"},
     "diffusion": {"types"},
-    "losses": {"types"},
+    "losses": {"types", "geometry"},
     "gaussians": {"types", "geometry"},
     "visualization": {"types", "geometry"},
     "rendering": {"types", "geometry", "gaussians"},

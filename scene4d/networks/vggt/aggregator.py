@@ -57,7 +57,7 @@ class Aggregator(nn.Module):
         rope_base: Base of the RoPE frequencies.
         temporal: Add one temporal attention block after each pair, the identity at the start.
         temporal_after_frame: Add another one after each frame block.
-        temporal_rope: Let temporal attention know the order of time (the paper: no).
+        temporal_rope: Whether temporal attention knows the order of time; the paper does not say.
         temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 = attention alone.
         matcher: Explicit matching between views in front of the blocks; None as in VGGT.
         layers: Which pairs' outputs to keep for the dense heads.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -17,7 +16,7 @@ from scene4d.networks.vggt.camera_head import CameraHead, start_at_identity
 from scene4d.networks.vggt.dpt_head import DPTHead
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
 from scene4d.networks.vggt.view_matcher import ViewMatcher
-from scene4d.types import Cameras
+from scene4d.types import Cameras, Prediction
 
 VGGT_UNUSED = ("track_head.", "point_head.")  # prefixes of VGGT-1B's weights that may go unused
 ADDED_TO_VGGT = (
@@ -25,29 +24,6 @@ ADDED_TO_VGGT = (
     "aggregator.matcher.",
     "gaussian_head.",
 )  # parts that VGGT-1B does not have
-
-
-@dataclass
-class Prediction:
-    """What the network says about a grid, in the world of its first camera and in units of its own.
-
-    Attributes:
-        cameras: One a view, shared by all timesteps; the first is the identity.
-        poses: Pose encodings after every iteration of the camera head, the last best.
-        depths: Planar z, positive.
-        depth_confidence: At least 1.
-        points: Position of every pixel in the first camera's frame; None without a point head.
-        gaussians: Raw output of the Gaussian head, None without one.
-        match_features: Of the optional view matcher, see `MatchedTokens`.
-    """
-
-    cameras: Cameras
-    poses: list[Float[Tensor, "b v 9"]]
-    depths: Float[Tensor, "b v t h w"]
-    depth_confidence: Float[Tensor, "b v t h w"]
-    points: Float[Tensor, "b v t h w 3"] | None = None
-    gaussians: Float[Tensor, "b v t c h w"] | None = None
-    match_features: Float[Tensor, "b t v p f"] | None = None
 
 
 class ReconstructionNetwork(nn.Module):
@@ -81,7 +57,7 @@ class ReconstructionNetwork(nn.Module):
         gaussian_head: Predict the 14 Gaussian parameters of every pixel.
         temporal: Temporal attention after each pair of frame and global attention.
         temporal_after_frame: Temporal attention after each frame block, too.
-        temporal_rope: Let temporal attention know the order of time; the paper's form does not.
+        temporal_rope: Whether temporal attention knows the order of time; the paper does not say.
         temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 = attention alone.
         match_views: Explicit matching of neighbouring views, for small networks; not part of VGGT.
         match_width: Channels of the matcher's encoder.

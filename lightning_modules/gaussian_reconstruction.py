@@ -11,11 +11,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
-from scene4d.evaluation.novel_views import NovelViews
+from scene4d.evaluation import NovelViews
 from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
 from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses
 from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED
-from scene4d.pipelines.reconstructor import Reconstructor
+from scene4d.pipelines import Reconstructor
 from scene4d.types import Prediction, Reconstruction, SceneBatch
 
 LOGGED = ("pose_free", "given_cameras")

@@ -15,7 +15,7 @@ from scene4d.evaluation.table import Row, SceneScores
 from scene4d.geometry.normalised_batches import normalise_batch
 from scene4d.losses.perceptual import PerceptualLoss
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS, gaussians_from_maps
-from scene4d.pipelines.reconstructor import Reconstructor
+from scene4d.pipelines import Reconstructor
 from scene4d.types import Cameras, Reconstruction, SceneBatch
 from scene4d.visualization import grid_sheet
 

@@ -1,11 +1,13 @@
 """Joins the scores of several runs to one `metrics.json` and a readable table.
 
     python -m scene4d.evaluation.report --demo runs/diffusion.json runs/reconstruction.json \\
-        --shipped assets/small/metrics.json --started 1700000000 --made grid.mp4 --output metrics.json
+        --shipped shipped/diffusion.json shipped/reconstruction.json --started 1700000000 --made grid.mp4 \\
+        --output metrics.json
 
-`metrics.json` is `{"demo": BLOCK, "shipped": BLOCK, "minutes": x}` with BLOCK `{"diffusion": {SOURCE:
-{"scenes": n, METHOD: {score: mean}}}, "reconstruction": {"scenes": n, METHOD: {score: mean}, error: mean}}`.
-Minutes are wall time since `--started`: pauses of an interrupted run are included.
+`metrics.json` is `{"demo": PARTS, "shipped": PARTS, "minutes": x}`. PARTS has a list of rows for each part, `diffusion`
+and `reconstruction`; a row is `{"source": ..., "method": ..., "score": ..., "value": mean over scenes, "count": scenes}`.
+The perceptual distance is the score `lpips_vgg` or `squeezenet_distance`, after the network that made it. Minutes are
+wall time since `--started`, so that the pauses of an interrupted run are included.
 """
 
 from __future__ import annotations
@@ -14,130 +16,125 @@ import argparse
 import json
 import logging
 import math
-import os
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+
+from scene4d.atomic import write_json
+from scene4d.evaluation.table import Row
 
 log = logging.getLogger(__name__)
 
-PARTS = ("diffusion", "reconstruction")
+Parts = dict[str, list[Row]]  # rows by part, for example "diffusion"
+
 RUNS = ("demo", "shipped")
-TRAINED = (
-    "sample", "one_step", "sample_static_reference", "sample_other_reference", "pose_free", "given_cameras",
-)  # fmt: skip
-UNITS = {
-    "psnr": "PSNR", "psnr_foreground": "PSNR fg", "ssim": "SSIM", "perceptual": "perceptual", "iou": "IoU",
-    "sharpness": "sharpness",
+HEADERS = {
+    "psnr": "PSNR", "psnr_foreground": "PSNR fg", "ssim": "SSIM", "iou": "IoU", "lpips_vgg": "LPIPS (VGG)",
+    "squeezenet_distance": "SqueezeNet", "rotation_deg": "rotation", "depth_abs_rel": "depth",
 }  # fmt: skip
 
 
-def read_block(paths: list[str]) -> dict[str, Any]:
+def read_parts(paths: Iterable[str | Path]) -> Parts:
     """Joins what `MetricsExport` wrote for the parts of one run.
 
     Raises:
-        ValueError: A file is missing, no JSON, or has neither part; names it.
+        ValueError: A file is missing or holds no rows; names it.
     """
-    block: dict[str, Any] = {}
+    parts: Parts = {}
     for path in paths:
         try:
-            content = json.loads(Path(path).read_text())
+            parts |= parse_parts(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read scores from {path!r}: {error}") from error
-        if not isinstance(content, dict) or not content or not content.keys() <= set(PARTS):
-            found = sorted(content) if isinstance(content, dict) else type(content).__name__
-            raise ValueError(f"{path!r} holds {found}, expected {' or '.join(PARTS)}")
-        block |= content
-    return block
+            raise ValueError(f"cannot read scores from {str(path)!r}: {error}") from error
+    return parts
 
 
-def share_baselines(blocks: dict[str, dict[str, Any]]) -> None:
-    """Gives every run the baselines that another one scored on the same scenes; they do not depend on its weights."""
-    for block in blocks.values():
-        for other in blocks.values():
-            for source, methods in other.get("diffusion", {}).items():
-                ours = block.get("diffusion", {}).get(source)
-                if ours is not None and ours["scenes"] == methods["scenes"]:
-                    missing = {k: v for k, v in methods.items() if k not in ours and k not in TRAINED}
-                    ours |= missing
+def parse_parts(content: object) -> Parts:
+    """Makes rows of what JSON holds of them.
+
+    Raises:
+        ValueError: There is no part, or one that is no list of rows.
+    """
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"expected rows by part, got {type(content).__name__} {str(content)[:60]}")
+    try:
+        return {part: [Row(**row) for row in rows] for part, rows in content.items()}
+    except TypeError as error:
+        raise ValueError(f"expected a list of rows for each of {', '.join(content)}: {error}") from error
 
 
-def table(blocks: dict[str, dict[str, Any]]) -> str:
-    """The scores of all runs, a section a source; what no run trained is listed once.
+def share_baselines(runs: Mapping[str, Parts]) -> None:
+    """Gives every run what only another one scored on as many scenes: baselines do not depend on its weights."""
+    for ours in runs.values():
+        for theirs in runs.values():
+            for part in ours.keys() & theirs.keys():
+                scenes, known = _scenes(ours[part]), {(row.source, row.method) for row in ours[part]}
+                same = {k for k, count in _scenes(theirs[part]).items() if scenes.get(k) == count}
+                ours[part] += [
+                    r for r in theirs[part] if r.source in same and (r.source, r.method) not in known
+                ]
+
+
+def table(runs: Mapping[str, Parts]) -> str:
+    """The scores of all runs: one section per source, one line per method, one column per score.
+
+    What all runs have in common, the baselines, stands there once; other lines name their run.
 
     Args:
-        blocks: By name of the run, for example demo and shipped.
+        runs: Rows by part, by the name of the run.
     """
-    lines: list[str] = []
-    grids = {run: block["diffusion"] for run, block in blocks.items() if "diffusion" in block}
-    for source in _union(grids.values()):
-        runs = {run: sources[source] for run, sources in grids.items() if source in sources}
-        lines += _section(f"diffusion, {source}", runs)
-    found = {run: block["reconstruction"] for run, block in blocks.items() if "reconstruction" in block}
-    if found:
-        lines += _section("reconstruction, novel views", found)
-        for run, block in found.items():
-            errors = {k: v for k, v in block.items() if k != "scenes" and not isinstance(v, dict)}
-            lines.append(f"  {run}: " + ", ".join(f"{k} {_number(v)}" for k, v in errors.items()))
-    return "\n".join(lines)
+    sections = []
+    for part in _union(runs.values()):
+        rows = {run: parts.get(part, []) for run, parts in runs.items()}
+        for source in _union([row.source for row in found] for found in rows.values()):
+            of_source = {run: [row for row in found if row.source == source] for run, found in rows.items()}
+            sections.append("\n".join(_section(f"{part}, {source}", of_source)))
+    return "\n\n".join(sections)
 
 
-def _section(title: str, runs: dict[str, dict[str, Any]]) -> list[str]:
-    """Header, one row a trained method and run, one row a baseline."""
-    methods = _union({k: v for k, v in run.items() if isinstance(v, dict)} for run in runs.values())
-    scores = _union(run[method] for run in runs.values() for method in methods if method in run)
-    scenes = max(run.get("scenes", 0) for run in runs.values())
-    lines = [
-        "",
-        f"{title} ({scenes} held-out scenes)".ljust(46) + "".join(f"{UNITS.get(s, s):>12}" for s in scores),
-    ]
-    for method in methods:
-        having = [run for run, block in runs.items() if method in block]
-        for run in having if method in TRAINED else having[:1]:
-            name = f"{method} ({run})" if method in TRAINED else method
-            row = runs[run][method]
-            lines.append(f"  {name:44}" + "".join(f"{_number(row.get(s)):>12}" for s in scores))
-    return lines
+def _section(title: str, runs: Mapping[str, list[Row]]) -> list[str]:
+    """Header and one line per method, or per method and run where runs differ."""
+    scores = _union([row.score for row in rows] for rows in runs.values())
+    lines = {}
+    for method in _union([row.method for row in rows] for rows in runs.values()):
+        found = {run: [row for row in rows if row.method == method] for run, rows in runs.items()}
+        same = all(rows == next(iter(found.values())) for rows in found.values())
+        for run, rows in found.items():
+            if rows:
+                lines[method if same else f"{method} ({run})"] = rows
+    width = max(36, len(title), *(len(name) + 2 for name in lines))
+    headers = [HEADERS.get(score, score) for score in scores]
+    columns = [max(10, len(header) + 2) for header in headers]
+    table = [f"{title:{width}}{'scenes':>8}" + _cells(headers, columns)]
+    for name, rows in lines.items():
+        values = {row.score: row.value for row in rows}
+        cells = _cells([_number(values.get(score)) for score in scores], columns)
+        table.append(f"  {name:{width - 2}}{max(row.count for row in rows):>8}{cells}")
+    return table
 
 
-def _union(groups) -> list[str]:
-    """Keys of all dictionaries in order of appearance."""
-    return list(dict.fromkeys(key for group in groups for key in group))
+def _cells(texts: Iterable[str], widths: Iterable[int]) -> str:
+    return "".join(f"{text:>{width}}" for text, width in zip(texts, widths))
+
+
+def _scenes(rows: Iterable[Row]) -> dict[str, int]:
+    """The number of scenes of every source."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.source] = max(row.count, counts.get(row.source, 0))
+    return counts
+
+
+def _union(groups: Iterable[Iterable[str]]) -> list[str]:
+    """All texts once, in order of appearance."""
+    return list(dict.fromkeys(text for group in groups for text in group))
 
 
 def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON in one step; NaN and infinity become null, tensors become numbers.
-
-    Raises:
-        ValueError: Something that is no number, text, list, dictionary, tensor or array.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
-
-
-def plain(value: Any) -> Any:
-    """Numbers, texts, lists and dictionaries that JSON knows."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    raise ValueError(f"cannot write {type(value).__name__} {value!r} as JSON")
 
 
 def show(path: str, made: list[str]) -> None:
@@ -147,11 +144,11 @@ def show(path: str, made: list[str]) -> None:
         ValueError: The file is missing or not of this format; names it.
     """
     try:
-        content = json.loads(Path(path).read_text())
-        blocks, minutes = {run: content[run] for run in RUNS}, content["minutes"]
-    except (OSError, ValueError, KeyError) as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        runs, minutes = {run: parse_parts(content[run]) for run in RUNS}, float(content["minutes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path!r} is no metrics.json: {error!r}") from error
-    log.info("%s", table(blocks))
+    log.info("%s", table(runs))
     log.info("\nmade, %.1f minutes after the first start:", minutes)
     for made_path in [*made, path]:
         log.info("  %s%s", made_path, "" if Path(made_path).exists() else "  (missing)")
@@ -171,10 +168,10 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="metrics.json, to write or, without --demo, to show")
     options = parser.parse_args(args)
     if options.demo or options.shipped:
-        blocks = {"demo": read_block(options.demo), "shipped": read_block(options.shipped)}
-        share_baselines(blocks)
+        runs = {"demo": read_parts(options.demo), "shipped": read_parts(options.shipped)}
+        share_baselines(runs)
         minutes = round((time.time() - options.started) / 60, 2)
-        write_json(options.output, {**blocks, "minutes": minutes})
+        write_json(options.output, {**runs, "minutes": minutes})
     show(options.output, options.made)
 
 

@@ -85,7 +85,7 @@ class SceneScores(Metric):
         row = [math.nan] * len(self.scores)
         for name, value in scores.items():
             row[_index(self.scores, name)] = value if math.isfinite(value) else math.nan
-        ids = (_number(source), _number(f"{source}/{key}"), _index(self.methods, method))
+        ids = (_number(source), scene_number(source, key), _index(self.methods, method))
         self.sources[ids[0]] = source
         assert isinstance(self.ids, list) and isinstance(self.values, list)
         self.ids.append(torch.tensor([ids], device=self.device))
@@ -106,6 +106,11 @@ class SceneScores(Metric):
                     if known:
                         rows.append(Row(source, method, score, math.fsum(known) / len(known), len(known)))
         return rows
+
+
+def scene_number(source: str, key: str) -> int:
+    """A number that all ranks give to a scene."""
+    return _number(f"{source}/{key}")
 
 
 def _number(text: str) -> int:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from scene4d.evaluation.baselines import (
-    LinearPredictor,
     blend,
     blur,
     blurred_copy,
@@ -72,49 +71,3 @@ def test_novel_view_baselines():
     assert torch.equal(copy_nearest(changed, cameras, reference), copied)
     with pytest.raises(ValueError, match="no input view"):
         copy_nearest(grid, cameras, torch.zeros_like(reference))
-
-
-def identity(x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
-def affine_grid(seed: int) -> torch.Tensor:
-    """Grids whose generated frames are an exact linear map of the references, another one a channel."""
-    grid = random_grid(seed=seed)
-    weights = torch.tensor([[0.5, 0.3, 0.2, 0.1], [1.0, 0.0, -0.5, 0.0], [0.0, 1.0, 0.0, 0.25]])
-    a, b, c = copy_freeze_time(grid), copy_fixed_view(grid), copy_fixed_view(copy_freeze_time(grid))
-    features = torch.stack([a, b, c, torch.ones_like(a)], -1)
-    made = torch.einsum("bvtchwk,ck->bvtchw", features, weights)
-    made[:, 0], made[:, :, 0] = grid[:, 0], grid[:, :, 0]
-    return made
-
-
-def test_linear_predictor_finds_a_linear_world():
-    predictor = LinearPredictor(identity, identity, ridge=1e-8).fit(affine_grid(k) for k in range(3))
-    held_out = affine_grid(9)
-    seen = held_out.clone()
-    seen[:, 1:, 1:] = math.nan  # it may not look at what it predicts
-    torch.testing.assert_close(predictor.predict(seen)[:, 1:, 1:], held_out[:, 1:, 1:], rtol=1e-3, atol=1e-3)
-
-
-def test_linear_predictor_works_in_latents_of_fewer_frames():
-    encode = lambda x: x[:, :, ::2, :, ::4, ::4] * 3  # noqa: E731
-    enlarge = lambda z: z.repeat_interleave(4, 4).repeat_interleave(4, 5)  # noqa: E731
-    decode = lambda z: enlarge(z).repeat_interleave(2, 2)[:, :, :5]  # noqa: E731
-    predictor = LinearPredictor(encode, decode).fit([random_grid(t=5)])
-    assert predictor.weights.shape == (3, 4)
-    assert predictor.predict(random_grid(t=5)).shape == (2, 3, 5, 3, 16, 16)
-
-
-def test_linear_predictor_survives_still_scenes():
-    still = copy_freeze_time(random_grid())
-    predicted = LinearPredictor(identity, identity).fit([still]).predict(still)
-    torch.testing.assert_close(predicted[:, 1:, 1:], still[:, 1:, 1:], rtol=0, atol=0.01)
-
-
-def test_linear_predictor_errors():
-    predictor = LinearPredictor(identity, identity)
-    with pytest.raises(ValueError, match="not fitted"):
-        predictor.predict(random_grid())
-    with pytest.raises(ValueError, match="at least one batch"):
-        predictor.fit([])

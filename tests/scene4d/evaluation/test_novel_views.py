@@ -7,7 +7,7 @@ from textured_wall import SIZE, make_batch, make_network
 from scene4d.evaluation import novel_views
 from scene4d.evaluation.novel_views import NovelViews
 from scene4d.geometry.cameras import camera_spread, scale_cameras
-from scene4d.pipelines.reconstructor import Reconstructor
+from scene4d.pipelines import Reconstructor
 
 
 def evaluate(pipeline, *batches, pictures=0):

@@ -8,7 +8,7 @@ from textured_wall import SIZE, make_batch, make_network
 
 from scene4d.geometry.cameras import camera_spread, scale_cameras
 from scene4d.networks.vggt import match_refinement
-from scene4d.pipelines.reconstructor import Reconstructor
+from scene4d.pipelines import Reconstructor
 from scene4d.types import Gaussians, Reconstruction
 
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,8 @@ from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
 from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses
 from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED
 from scene4d.pipelines import Reconstructor
-from scene4d.types import Prediction, Reconstruction, SceneBatch
+from scene4d.pipelines.reconstructor import Located
+from scene4d.types import Cameras, Prediction, Reconstruction, SceneBatch
 
 LOGGED = ("pose_free", "given_cameras")
 
@@ -99,29 +100,35 @@ class GaussianReconstruction(Training):
     def render_outcome(
         self, batch: SceneBatch, prediction: Prediction, generator: torch.Generator
     ) -> Outcome:
-        """Places Gaussians by the prediction for the input views and renders the supervised views.
+        """Places Gaussians by the prediction for the input views and renders the supervised views."""
+        inputs, pipeline = batch.inputs, self.reconstructor
+        images = batch.images[:, :inputs]
+        depths, cameras, located = self.locate(batch, prediction)
+        gaussians = pipeline.place(prediction, images, located)
+        chosen = torch.randperm(inputs, generator=generator)[: self.rendered_inputs].tolist()
+        shown = chosen + list(range(inputs, batch.images.shape[1]))
+        size, background = images.shape[-2:], pipeline.background_of(images)
+        rendered, truth = (
+            pipeline.render(gaussians, cameras[:, shown], size, background),
+            batch.images[:, shown],
+        )
+        depths, cameras = depths[:, :inputs], cameras[:, :inputs]
+        return Outcome(prediction, depths, cameras, generator, gaussians, rendered, truth)
 
-        The cameras of the views are found only where they are used: they place the Gaussians, or they give scenes
+    def locate(
+        self, batch: SceneBatch, prediction: Prediction
+    ) -> tuple[Float[Tensor, "b v t h w"], Cameras, Located]:
+        """The true depths and cameras of all views, and what places the Gaussians of the input views.
+
+        Cameras of the input views are found only where they are used: they place the Gaussians, or they give scenes
         without depth their unit of length.
         """
-        inputs, views = batch.inputs, batch.images.shape[1]
-        images = batch.images[:, :inputs]
-        matches = self.reconstructor.match(prediction)
-        found = None
+        matches, found = self.reconstructor.match(prediction), None
         if not self.use_given_cameras or not depth_is_known(batch):
             found = self.reconstructor.find_cameras(prediction, matches)
         depths, cameras = normalise_batch(batch, found)
-        given = cameras[:, :inputs] if self.use_given_cameras else found
-        located = self.reconstructor.locate(prediction, given, matches)
-        gaussians = self.reconstructor.place(prediction, images, located)
-        chosen = torch.randperm(inputs, generator=generator)[: self.rendered_inputs].tolist()
-        shown = chosen + list(range(inputs, views))
-        background = self.reconstructor.background_of(images)
-        rendered = self.reconstructor.render(gaussians, cameras[:, shown], images.shape[-2:], background)
-        truth = batch.images[:, shown]
-        return Outcome(
-            prediction, depths[:, :inputs], cameras[:, :inputs], generator, gaussians, rendered, truth
-        )
+        chosen = cameras[:, : batch.inputs] if self.use_given_cameras else found
+        return depths, cameras, self.reconstructor.locate(prediction, chosen, matches)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets all scores."""

@@ -306,5 +306,5 @@ def test_fit_from_a_config_then_validate_with_the_exported_weights(tmp_path):
     path.write_text(yaml.safe_dump(config))
     main(["validate", "--config", str(path)])
     rows = json.loads((tmp_path / "metrics.json").read_text())["reconstruction"]
-    found = {(row[1], row[2]): row for row in rows}
-    assert found["true_depth", "psnr"][0] == "objects" and found["true_depth", "psnr"][4] == 2
+    (bound,) = [row for row in rows if (row["method"], row["score"]) == ("true_depth", "psnr")]
+    assert (bound["source"], bound["count"]) == ("objects", 2)

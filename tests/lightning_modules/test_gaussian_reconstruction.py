@@ -145,7 +145,7 @@ def quiet_trainer(folder, **settings):
 
 def test_a_resumed_run_repeats_an_uninterrupted_one(tmp_path):
     """Bitwise: all random choices, of views and of pairs to match, come back."""
-    loader = DataLoader([make_batch(t=1, endless=k > 1) for k in range(4)], batch_size=None)
+    loader = DataLoader([make_batch(t=1)] * 4, batch_size=None)
 
     def run(steps, ckpt_path=None, **settings):
         L.seed_everything(0, verbose=False)

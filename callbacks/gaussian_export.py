@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -18,7 +17,7 @@ from scene4d.gaussians.ply import write_ply
 from scene4d.gaussians.pruning import prune_by_opacity
 from scene4d.geometry.trajectories import orbit
 from scene4d.rendering.render import render_gaussians
-from scene4d.types import Cameras, Gaussians
+from scene4d.types import Cameras, Gaussians, Reconstruction, SceneBatch
 from scene4d.viewer import write_viewer
 from scene4d.visualization import to_uint8, write_video
 
@@ -30,8 +29,7 @@ class GaussianExport(L.Callback):
     """Writes every predicted reconstruction to `<output>/<key>/`.
 
     `frames/frame_0001.ply` and so on (one a timestep), `cameras.json`, `orbit.mp4` (a looping novel camera
-    path while time runs) and `viewer.html` (opens by double-click). A prediction is anything with `cameras`
-    (`b v`) and `gaussians` (`b t g`), and optionally `frame_times` (`b t`, seconds), `keys` and `background` (`b 3`).
+    path while time runs) and `viewer.html` (opens by double-click).
 
     Args:
         output: Folder, relative to the trainer's default_root_dir.
@@ -39,7 +37,7 @@ class GaussianExport(L.Callback):
         opacity_threshold: Gaussians fainter than this are left out of every file.
         orbit_rounds: How often time runs from start to end during one loop of the path.
         enlarge: Every pixel of the video is repeated this many times; rendering keeps the input resolution.
-        background: Colour behind the Gaussians, RGB in [0, 1]; None = the prediction's own, white if it has none.
+        background: Colour behind the Gaussians, RGB in [0, 1]; None means that of the reconstruction.
     """
 
     def __init__(
@@ -63,29 +61,28 @@ class GaussianExport(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: Reconstruction,
+        batch: SceneBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Writes the scenes of one batch.
 
         Raises:
-            ValueError: The prediction has no Gaussians, or a second scene would overwrite the first.
+            ValueError: The prediction is no reconstruction, or a second scene would overwrite the first.
         """
-        if not isinstance(getattr(outputs, "gaussians", None), Gaussians):
+        if not isinstance(outputs, Reconstruction):
             raise ValueError(
-                f"GaussianExport needs Gaussians, predict_step returned {type(outputs).__name__}"
+                f"GaussianExport needs a Reconstruction, predict_step returned {type(outputs).__name__}"
             )
-        times, keys = getattr(outputs, "frame_times", None), list(getattr(outputs, "keys", []))
-        behind = getattr(outputs, "background", None)
+        times, keys = outputs.frame_times, outputs.keys
         for index in range(len(outputs.gaussians.means)):
             key = keys[index] if keys else f"{len(self.written):04d}"
             root = Path(trainer.default_root_dir) / self.output
             folder = scene_folder(root, key, self.subfolders, self.written)
             seconds = [] if times is None else times[index].tolist()
             size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
-            background = self.background or (WHITE if behind is None else tuple(behind[index].tolist()))
+            background = self.background or tuple(outputs.background[index].tolist())
             self.write(folder, outputs.gaussians[index], outputs.cameras[index], seconds, size, background)
             self.written.append(key)
 

@@ -105,7 +105,7 @@ class Training(L.LightningModule):
     @property
     def fitting(self) -> bool:
         """Whether this is training, its validation included (where `trainer.validating` is true, too)."""
-        return self.trainer.state.fn == TrainerFn.FITTING
+        return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds every weight. Outside training its averages take the place of the trained values."""

@@ -1,4 +1,4 @@
-"""The three things that travel between the parts: cameras, a view x time grid of images, Gaussians.
+"""The things that travel between the parts: cameras, a view x time grid of images, Gaussians, reconstructions.
 
 Axes are always named in this order: b batch, v view, t time, c channel, h height, w width, g Gaussian.
 """
@@ -99,6 +99,20 @@ class SceneBatch(_Movable):
     autoencoder: str | None = None
 
     @property
+    def inputs(self) -> int:
+        """Number of input views of a novel-view problem; they come first in the grid, target views after them.
+
+        Raises:
+            ValueError: A scene has no input view, or another number than the others.
+        """
+        given = self.reference[:, :, 0].sum(1)
+        if not bool((given == given[0]).all()) or int(given[0]) == 0:
+            raise ValueError(
+                f"every scene of a batch needs the same number of input views, got {given.tolist()}"
+            )
+        return int(given[0])
+
+    @property
     def has_images(self) -> bool:
         """Whether the batch holds pictures; otherwise it was read as stored latents."""
         return not bool(self.images[(0,) * self.images.ndim].isnan())
@@ -130,3 +144,47 @@ class Gaussians(_Movable):
     def __getitem__(self, index: Index) -> Gaussians:
         """Indexes the leading axes, of all tensors alike."""
         return Gaussians(*(getattr(self, f.name)[index] for f in fields(self)))
+
+
+@dataclass
+class Prediction(_Movable):
+    """What a reconstruction network says about a grid, in the world of its first camera and in units of its own.
+
+    Attributes:
+        cameras: One for each view, shared by all timesteps; the first is the identity.
+        poses: Pose encodings after every iteration of the camera head, the last best.
+        depths: Planar z, positive.
+        depth_confidence: At least 1.
+        points: Position of every pixel in the first camera's frame; None without a point head.
+        gaussians: Raw output of the Gaussian head; None without one.
+        match_features: Features of the cells of the view matcher, see `MatchedTokens`; None without one.
+    """
+
+    cameras: Cameras
+    poses: list[Float[Tensor, "b v 9"]]
+    depths: Float[Tensor, "b v t h w"]
+    depth_confidence: Float[Tensor, "b v t h w"]
+    points: Float[Tensor, "b v t h w 3"] | None = None
+    gaussians: Float[Tensor, "b v t c h w"] | None = None
+    match_features: Float[Tensor, "b t v p f"] | None = None
+
+
+@dataclass
+class Reconstruction(_Movable):
+    """A 4D scene, in the world of its first camera.
+
+    Attributes:
+        cameras: Cameras of the input views, `b v`: predicted, unless they were given.
+        gaussians: One set for each timestep, `b t`.
+        background: Colour behind the Gaussians.
+        depths: Planar z that placed the Gaussians: predicted, or refined by matches.
+        frame_times: Scene time of every set, seconds; None where unknown.
+        keys: Names of the scenes; empty where unknown.
+    """
+
+    cameras: Cameras
+    gaussians: Gaussians
+    background: Float[Tensor, "b 3"]
+    depths: Float[Tensor, "b v t h w"] | None = None
+    frame_times: Float[Tensor, "b t"] | None = None
+    keys: list[str] = field(default_factory=list)

@@ -96,7 +96,7 @@ def scene_scale(
     Returns:
         The distance; NaN for scenes without any known depth.
     """
-    per_frame = Cameras(cameras.c2w[:, :, None], cameras.intrinsics[:, :, None])
+    per_frame = cameras[:, :, None]
     distance = unproject(depths, per_frame).norm(dim=-1)
     known = (depths > 0).to(distance.dtype)
     total = (distance * known).sum((1, 2, 3, 4))

@@ -75,7 +75,7 @@ def point_loss(
     points: Float[Tensor, "b v t h w 3"], depths: Float[Tensor, "b v t h w"], cameras: Cameras
 ) -> Float[Tensor, ""]:
     """Distance between predicted and true points, relative to the true distance from the first camera."""
-    shared = Cameras(cameras.c2w[:, :, None], cameras.intrinsics[:, :, None])
+    shared = cameras[:, :, None]
     truth = unproject(depths, shared)
     distance = truth.norm(dim=-1).clamp(min=0.3)
     return masked_mean((points - truth).norm(dim=-1) / distance, depths > 0)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scene4d.networks.vggt.model import Prediction
+from scene4d.types import Prediction
 
 M = TypeVar("M", bound="Module")
 

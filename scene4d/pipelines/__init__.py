@@ -1,5 +1,6 @@
 """Inference of both models as plain objects: they hold networks, know no Lightning and can be called anywhere."""
 
 from scene4d.pipelines.grid_generator import GridGenerator
+from scene4d.pipelines.reconstructor import Reconstructor
 
-__all__ = ["GridGenerator"]
+__all__ = ["GridGenerator", "Reconstructor"]

@@ -1,7 +1,6 @@
 """Grid, Gaussian and metrics exports, pictures and throughput, through a Trainer."""
 
 import json
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import av
@@ -20,7 +19,7 @@ from callbacks.grid_export import frame_rate
 from scene4d.gaussians.ply import read_ply
 from scene4d.geometry.trajectories import arc
 from scene4d.grid_format import read_grid
-from scene4d.types import Cameras, Gaussians, SceneBatch
+from scene4d.types import Cameras, Gaussians, Reconstruction, SceneBatch
 
 B, V, T, SIZE = 2, 3, 4, 16
 
@@ -54,14 +53,6 @@ def ball(t: int, radius: float = 0.2, count: int = 200) -> Gaussians:
         opacities=torch.full((t, count), 0.9),
         colors=torch.tensor([1.0, 0, 0]).expand(t, count, 3),
     )
-
-
-@dataclass
-class Scene:
-    cameras: Cameras
-    gaussians: Gaussians
-    frame_times: torch.Tensor
-    keys: list[str]
 
 
 class Fake(L.LightningModule):
@@ -149,10 +140,16 @@ def test_frame_rate():
 
 
 def test_gaussians_are_written(tmp_path):
-    def predict(batch: SceneBatch) -> Scene:
+    def predict(batch: SceneBatch) -> Reconstruction:
         cameras, scene = ring_cameras(), ball(T)
         double = lambda x: torch.stack([x, x])  # noqa: E731
-        return Scene(cameras.apply(double), scene.apply(double), batch.frame_times, batch.keys)
+        return Reconstruction(
+            cameras.apply(double),
+            scene.apply(double),
+            torch.ones(2, 3),
+            frame_times=batch.frame_times,
+            keys=batch.keys,
+        )
 
     old = tmp_path / "out" / "scene_1" / "frames" / "frame_0099.ply"
     old.parent.mkdir(parents=True)
@@ -174,11 +171,9 @@ def test_gaussians_are_written(tmp_path):
 
 @pytest.mark.parametrize(("chosen", "expected"), [(None, (0.2, 0.4, 0.6)), ((0.0, 0.0, 0.0), (0, 0, 0))])
 def test_scenes_are_drawn_on_their_own_background(tmp_path, chosen, expected):
-    def predict(batch: SceneBatch) -> SimpleNamespace:
+    def predict(batch: SceneBatch) -> Reconstruction:
         cameras, scene = (x.apply(lambda y: y[None]) for x in (ring_cameras(), ball(T)))
-        return SimpleNamespace(
-            cameras=cameras, gaussians=scene, keys=["a"], background=torch.tensor([[0.2, 0.4, 0.6]])
-        )
+        return Reconstruction(cameras, scene, torch.tensor([[0.2, 0.4, 0.6]]), keys=["a"])
 
     export = GaussianExport(str(tmp_path), orbit_rounds=1, background=chosen)
     trainer(tmp_path, export).predict(Fake(predict), batches(1))

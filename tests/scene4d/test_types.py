@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from scene4d.types import SceneBatch
@@ -20,3 +21,16 @@ def test_one_sample_of_a_batch():
     batch = SceneBatch(images, None, torch.zeros(2, 5), torch.ones(2, 1, 5) > 0, ["a", "b"], ["k", "l"])
     one = batch.sample(1)
     assert torch.equal(one.images, images[1:]) and (one.source, one.keys) == (["b"], ["l"])
+
+
+def test_the_number_of_inputs_is_the_same_for_every_scene_of_a_batch():
+    reference = torch.zeros(2, 3, 4, dtype=torch.bool)
+    reference[:, :2] = True
+    batch = SceneBatch(
+        torch.rand(2, 3, 4, 3, 8, 8), None, torch.zeros(2, 4), reference, ["a", "b"], ["k", "l"]
+    )
+    assert batch.inputs == 2
+    for given in (1, 0):
+        batch.reference[0, given:] = False
+        with pytest.raises(ValueError, match=rf"\[{given}, 2\]"):
+            assert batch.inputs

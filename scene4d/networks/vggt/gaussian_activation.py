@@ -44,7 +44,7 @@ def gaussians_from_maps(
     """
     maps = rearrange(raw.float(), "b v t c h w -> b v t h w c")
     offset, opacity, scale, rotation, color = maps.split(CHANNEL_SIZES, -1)
-    shared = Cameras(cameras.c2w[:, :, None], cameras.intrinsics[:, :, None])
+    shared = cameras[:, :, None]
     rays = pixel_rays(shared.intrinsics, *depths.shape[-2:])
     means = transform(shared.c2w, depths[..., None] * rays + smooth_offset(offset, offset_shift))
     footprint = (depths / shared.intrinsics[..., 0, 0, None, None])[..., None]

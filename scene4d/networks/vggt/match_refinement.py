@@ -6,6 +6,8 @@ of a cell and say much more. Nothing is learned here and no gradient passes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scene4d.geometry.bundle_adjustment import Correspondences, adjust, chain_cameras
-from scene4d.networks.vggt.model import Prediction
 from scene4d.networks.vggt.view_matcher import CELL, cell_positions, find_matches
-from scene4d.types import Cameras
+from scene4d.types import Cameras, Prediction
 
 CAMERA_TIMESTEPS = 4  # cameras stand still: so many timesteps say enough
 LEAST_TRUST = 0.05
@@ -23,14 +24,8 @@ DEPTH_EDGE = 0.15  # of log depth; corrections do not pass larger steps
 
 
 @torch.no_grad()
-def refine_with_matches(
-    prediction: Prediction, cameras: Cameras | None = None
-) -> tuple[Cameras, Float[Tensor, "b v t h w"]]:
-    """Cameras and depths that explain the matches between views.
-
-    Args:
-        prediction: Prediction of a network with a view matcher.
-        cameras: Known cameras `b v` in the unit of the predicted depth; None means that they are found, too.
+def match_timesteps(prediction: Prediction) -> list[Correspondences]:
+    """Matches of the cells of every view in all other views, for each timestep.
 
     Raises:
         ValueError: The network has no view matcher.
@@ -39,18 +34,33 @@ def refine_with_matches(
         raise ValueError("refinement needs matches: build the network with match_views: true")
     depths = prediction.depths.float()
     with torch.autocast(depths.device.type, enabled=False):
-        timesteps = [
-            _correspond(prediction.match_features[:, t], depths[:, :, t]) for t in range(depths.shape[2])
-        ]
-        if cameras is None and depths.shape[1] > 1:
-            cameras = _find_cameras(timesteps, depths, prediction.cameras)
-        elif cameras is None:
-            cameras = prediction.cameras
-        refined = []
+        return [_correspond(prediction.match_features[:, t], depths[:, :, t]) for t in range(depths.shape[2])]
+
+
+@torch.no_grad()
+def cameras_from_matches(prediction: Prediction, timesteps: Sequence[Correspondences]) -> Cameras:
+    """Cameras that explain the matches; they start from the predicted ones and from Procrustes on predicted depth.
+
+    The better of the two results is taken for each scene. A single view keeps its predicted camera.
+    """
+    depths = prediction.depths.float()
+    if depths.shape[1] == 1:
+        return prediction.cameras
+    with torch.autocast(depths.device.type, enabled=False):
+        return _find_cameras(timesteps, depths, prediction.cameras)
+
+
+@torch.no_grad()
+def depths_from_matches(
+    prediction: Prediction, timesteps: Sequence[Correspondences], cameras: Cameras
+) -> Float[Tensor, "b v t h w"]:
+    """Depths that explain the matches as seen from `cameras`, which are in the unit of the predicted depth."""
+    depths, refined = prediction.depths.float(), []
+    with torch.autocast(depths.device.type, enabled=False):
         for t, matches in enumerate(timesteps):
             _, found, _, known = adjust(cameras, matches, steps=4, fixed_cameras=True)
             refined.append(correct_depth(depths[:, :, t], matches.depths, found, known))
-    return cameras, torch.stack(refined, 2)
+    return torch.stack(refined, 2)
 
 
 def correct_depth(
@@ -109,7 +119,7 @@ def _correspond(features: Float[Tensor, "b v p f"], depths: Float[Tensor, "b v h
 
 
 def _find_cameras(
-    timesteps: list[Correspondences], depths: Float[Tensor, "b v t h w"], predicted: Cameras
+    timesteps: Sequence[Correspondences], depths: Float[Tensor, "b v t h w"], predicted: Cameras
 ) -> Cameras:
     """From the predicted cameras and from Procrustes on predicted depth; the better of the two a scene."""
     count = min(CAMERA_TIMESTEPS, len(timesteps))

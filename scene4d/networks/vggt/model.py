@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -18,34 +17,11 @@ from scene4d.networks.vggt.dpt_head import DPTHead
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
 from scene4d.networks.vggt.layers import Block
 from scene4d.networks.vggt.view_matcher import ViewMatcher
-from scene4d.types import Cameras
+from scene4d.types import Cameras, Prediction
 
 # prefixes of VGGT-1B's weights that may go unused, and of parts that VGGT-1B does not have
 VGGT_UNUSED = ("track_head.", "point_head.")
 ADDED_TO_VGGT = ("aggregator.temporal", "aggregator.matcher.", "gaussian_head.")
-
-
-@dataclass
-class Prediction:
-    """The network's answer about a grid, in the world of its first camera and in units of its own.
-
-    Attributes:
-        cameras: One camera per view, shared by all timesteps; the first is the identity.
-        poses: Pose encodings after every iteration of the camera head, the last best.
-        depths: Planar z, positive.
-        depth_confidence: At least 1.
-        points: Position of every pixel in the first camera's frame; None without a point head.
-        gaussians: Raw output of the Gaussian head, None without one.
-        match_features: Features of the optional view matcher, see `MatchedTokens`.
-    """
-
-    cameras: Cameras
-    poses: list[Float[Tensor, "b v 9"]]
-    depths: Float[Tensor, "b v t h w"]
-    depth_confidence: Float[Tensor, "b v t h w"]
-    points: Float[Tensor, "b v t h w 3"] | None = None
-    gaussians: Float[Tensor, "b v t c h w"] | None = None
-    match_features: Float[Tensor, "b t v p f"] | None = None
 
 
 class ReconstructionNetwork(nn.Module):

@@ -4,9 +4,13 @@ import torch
 from scene4d.geometry.cameras import relative_to_first, unproject
 from scene4d.geometry.rotations import rotation_angle
 from scene4d.geometry.trajectories import arc
-from scene4d.networks.vggt.match_refinement import correct_depth, refine_with_matches
-from scene4d.networks.vggt.model import Prediction
-from scene4d.types import Cameras
+from scene4d.networks.vggt.match_refinement import (
+    cameras_from_matches,
+    correct_depth,
+    depths_from_matches,
+    match_timesteps,
+)
+from scene4d.types import Cameras, Prediction
 
 SIZE, FOCAL = 64, 85.0
 
@@ -44,18 +48,23 @@ def relative_error(depths, truth):
     return ((depths - truth).abs() / truth).mean()
 
 
+def refine(prediction, cameras=None):
+    matches = match_timesteps(prediction)
+    cameras = cameras_from_matches(prediction, matches) if cameras is None else cameras
+    return cameras, depths_from_matches(prediction, matches, cameras)
+
+
 def test_cameras_and_depth_follow_the_matches():
     prediction, truth, depths = make_prediction()
-    cameras, refined = refine_with_matches(prediction)
+    cameras, refined = refine(prediction)
     assert rotation_angle(cameras.c2w[:, :, :3, :3], truth.c2w[:, :, :3, :3]).max() < 3.0
     ratio = (depths / refined).median()  # the unit of length is free
     assert relative_error(refined * ratio, depths) < 0.9 * relative_error(prediction.depths, depths)
 
 
-def test_given_cameras_are_kept_and_depth_is_triangulated():
+def test_depth_is_triangulated_by_given_cameras():
     prediction, truth, depths = make_prediction()
-    cameras, refined = refine_with_matches(prediction, truth)
-    assert cameras is truth
+    _, refined = refine(prediction, truth)
     assert relative_error(refined, depths) < 0.8 * relative_error(prediction.depths, depths)
 
 
@@ -63,7 +72,7 @@ def test_a_single_view_keeps_its_prediction():
     prediction, _, _ = make_prediction()
     one = Prediction(prediction.cameras[:, :1], [], prediction.depths[:, :1], prediction.depths[:, :1])
     one.match_features = prediction.match_features[:, :, :1]
-    cameras, refined = refine_with_matches(one)
+    cameras, refined = refine(one)
     assert torch.equal(cameras.c2w, one.cameras.c2w)
     assert torch.allclose(refined, one.depths, rtol=1e-5)
 
@@ -82,4 +91,4 @@ def test_a_network_without_matcher_is_refused():
     prediction, _, _ = make_prediction()
     prediction.match_features = None
     with pytest.raises(ValueError, match="match_views"):
-        refine_with_matches(prediction)
+        match_timesteps(prediction)

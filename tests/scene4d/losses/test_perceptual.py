@@ -1,5 +1,7 @@
 """The perceptual distance: orders images as eyes do, equals lpips's formula, stays out of checkpoints."""
 
+import pickle
+
 import lpips
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.transforms.functional import gaussian_blur
 
-from scene4d.losses import SQUEEZENET, VGG_FILE, PerceptualLoss
+from scene4d.losses.perceptual import SQUEEZENET, VGG_FILE, PerceptualLoss
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,19 @@ def test_is_frozen_and_unsaved_and_gives_gradients(perceptual):
 def test_is_built_under_a_meta_device():
     with torch.device("meta"):
         assert next(PerceptualLoss(prefer_lpips=False).buffers()).device.type == "cpu"
+
+
+def test_building_it_leaves_the_random_numbers_alone():
+    state = torch.get_rng_state()
+    PerceptualLoss(prefer_lpips=False)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_pickle_holds_no_weights(perceptual):
+    stored = pickle.dumps(perceptual)
+    assert len(stored) < 1000
+    a, b = pictures(2), pictures(3)[:2]
+    assert torch.equal(pickle.loads(stored)(a, b), perceptual(a, b))
 
 
 def test_names_what_it_is_and_never_downloads(perceptual, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
-SQUEEZENET = Path(__file__).parents[1] / "assets" / "small" / "weights" / "squeezenet1_1.safetensors"
+SQUEEZENET = Path(__file__).parents[2] / "assets" / "small" / "weights" / "squeezenet1_1.safetensors"
 VGG_FILE = "vgg16-397923af.pth"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,7 +28,8 @@ class PerceptualLoss(nn.Module):
     linear layers on SqueezeNet 1.1, whose weights this repository holds. The two are on different scales and
     must not be compared: `name` says which one it is.
 
-    The weights are buffers outside the state dict: no optimizer, EMA, FSDP or checkpoint sees them.
+    The weights are buffers outside the state dict: no optimizer, EMA, FSDP or checkpoint sees them. A pickle, such
+    as the hyperparameters in a checkpoint, holds the arguments in the place of the weights.
 
     Args:
         squeezenet: safetensors of torchvision's `squeezenet1_1`; None = the repository's own file.
@@ -44,9 +45,11 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, squeezenet: str | None = None, prefer_lpips: bool = True) -> None:
         super().__init__()
+        self.arguments = (squeezenet, prefer_lpips)
         path = Path(squeezenet) if squeezenet is not None else SQUEEZENET
         vgg = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
-        with torch.device("cpu"):  # also where the model around it is built on the meta device
+        # the CPU also where the model around it is built on the meta device; no one's random numbers are used up
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             if prefer_lpips and vgg.is_file():
                 self.name, self.score, self.distance = "LPIPS (vgg)", "lpips_vgg", _lpips()
             elif path.is_file():
@@ -68,6 +71,10 @@ class PerceptualLoss(nn.Module):
         """
         with torch.autocast(images.device.type, enabled=False):
             return self.distance(images.float() * 2 - 1, others.float() * 2 - 1).flatten()
+
+    def __reduce__(self) -> tuple[type[PerceptualLoss], tuple[str | None, bool]]:
+        """Pickles the arguments alone."""
+        return type(self), self.arguments
 
     def train(self, mode: bool = True) -> PerceptualLoss:
         """Stays in evaluation mode: LPIPS has dropout before its linear layers."""

@@ -1,0 +1,89 @@
+"""The shape of a reconstruction loss: it takes the outcome of one training step and returns a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scene4d.types import Cameras, Gaussians, Prediction
+
+Part = TypeVar("Part")
+
+
+@dataclass
+class Outcome:
+    """What one training step predicted, beside the truth in the normalised scene.
+
+    Attributes:
+        prediction: The network's prediction for the input views.
+        depths: True planar z of the input views, 0 where unknown.
+        cameras: True cameras of the input views, `b v`.
+        generator: Draws what a loss leaves to chance; on the CPU.
+        gaussians: Gaussians `b t g` that were placed by the prediction; None where a training places none.
+        rendered: Views that were rendered from the Gaussians; None where a training renders none.
+        truth: The true images of the rendered views.
+        figures: What losses find on the way and what is worth a curve, by name.
+    """
+
+    prediction: Prediction
+    depths: Float[Tensor, "b v t h w"]
+    cameras: Cameras
+    generator: torch.Generator
+    gaussians: Gaussians | None = None
+    rendered: Float[Tensor, "b r t 3 h w"] | None = None
+    truth: Float[Tensor, "b r t 3 h w"] | None = None
+    figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+class ReconstructionLoss(nn.Module):
+    """One loss of a reconstruction network.
+
+    Args:
+        weight: Multiplies the loss in the sum that is trained on.
+
+    Attributes:
+        name: Name of the loss in the log.
+    """
+
+    name: str
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, outcome: Outcome) -> Float[Tensor, ""]:
+        """Returns the loss before it is weighted."""
+        raise NotImplementedError
+
+    def need(self, part: Part | None, name: str) -> Part:
+        """Returns a part of the outcome that this loss cannot do without.
+
+        Args:
+            part: A part of an outcome.
+            name: What makes the part, and how one gets it.
+
+        Raises:
+            ValueError: The part is None; names the loss and what it needs.
+        """
+        if part is None:
+            raise ValueError(f"{type(self).__name__} (loss {self.name!r}) needs {name}")
+        return part
+
+
+def weighted_losses(losses: Iterable[ReconstructionLoss], outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
+    """Weighted losses by name, in the given order; their sum is what is trained on.
+
+    Raises:
+        ValueError: Two losses have one name, or a loss lacks what it needs.
+    """
+    found: dict[str, Tensor] = {}
+    for loss in losses:
+        if loss.name in found:
+            raise ValueError(f"the loss {loss.name!r} is listed twice")
+        found[loss.name] = loss.weight * loss(outcome)
+    return found

@@ -90,7 +90,7 @@ class Training(L.LightningModule):
             kept = load_weights(network, self.initial_weights, self.unused, optional)
             self.untrained = [] if whole else kept
         count = len(trainable_parameters(network, self.trainable))
-        log.info("%d parameter tensors of the network train", count)
+        log.debug("%d parameter tensors of the network train", count)
         self.network = network
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -40,7 +40,7 @@ INTO_LOG = > $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log 2>&1 || \
 
 # the two videos a user would bring: what moves, and what it looks like from elsewhere
 $(DEMO)/references/freeze_time.mp4: $(DEMO)/started
-	$(PY) -m datamodules.preparation.example_videos --shard $(SHARDS)/objects-val-000000.tar --index $(SCENE) \
+	$(PY) -m preparation.example_videos --shard $(SHARDS)/objects-val-000000.tar --index $(SCENE) \
 	    --output $(DEMO)/references
 
 # 1. the 4D video diffusion: the self-attention of the base video model, through both durations

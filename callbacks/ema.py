@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from callbacks.sharding import gather, local, reshard, scatter
+from scene4d.distributed.sharding import gather, local, reshard, scatter
 
 
 class ExponentialMovingAverage(L.Callback):

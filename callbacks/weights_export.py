@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from callbacks.ema import ExponentialMovingAverage
-from callbacks.sharding import gather, reshard
 from scene4d.atomic import replacing
+from scene4d.distributed.sharding import gather, reshard
 
 
 class WeightsExport(L.Callback):

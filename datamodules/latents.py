@@ -1,4 +1,4 @@
-"""Latents that were computed before: what they stand for exactly, and what would need pixels."""
+"""Takes stored latents of exactly the frames that are asked for, and refuses options that need pixels."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def latents_of(sample: SceneSample, frames: int) -> Float[Tensor, "v n z y x"]:
     if count > stored:
         raise ValueError(
             f"sample {sample.key!r} has latents of {video_frames(stored)} frames, {frames} are asked for; "
-            "stills have as many as datamodules.preparation.latents --frames said"
+            "stills have as many as preparation.latents --frames said"
         )
     return rearrange(torch.from_numpy(sample.latents[:, :, :count]), "v z n y x -> v n z y x")

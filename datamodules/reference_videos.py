@@ -30,10 +30,10 @@ class ReferenceVideos(LightningDataModule):
     matrix says, is scaled to `size`.
 
     Args:
-        fixed_view: Video file; what moves, seen by one camera that stands still. It is read from its first frame
-            on, at `fps` whatever its own rate: the frame nearest in time counts, and the frame times are the file's.
-        freeze_time: Video file; the first moment of the fixed-view video, one frame a view. Its first frame
-            should show what the fixed-view video's first frame shows. Its rate means nothing.
+        fixed_view: Video file of the moving scene by one camera that stands still. It is read from its first frame
+            on, at `fps` whatever its own rate: the frame nearest in time is taken, with the time it has in the file.
+        freeze_time: Video file of the first moment of the fixed-view video, one frame per view. Its first frame
+            should show the same as the first frame of the fixed-view video. Its rate does not matter.
         size: Height and width of the grid; autoencoders ask for multiples of 8.
         frames: At most this many frames of the fixed-view video, 4k + 1; a shorter video gives fewer, at least 5.
         views: At most this many frames of the freeze-time video, evenly spaced from its first to its last.
@@ -137,7 +137,7 @@ class GridFiles(LightningDataModule):
         )  # fmt: skip
 
     def predict_dataloader(self) -> DataLoader:
-        """One batch a file."""
+        """Returns one batch per file."""
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Which views and frames of a stored scene a sample takes, decided before anything is decoded."""
+"""Decides which views and frames of a stored scene a sample takes, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scene4d.latent_grid import latent_frames
 
 @dataclass(frozen=True)
 class Extent:
-    """What a scene holds: `views` x `frames`, depth at `depth_frames`."""
+    """A stored scene has `views` x `frames`, and depth at `depth_frames`."""
 
     key: str
     views: int
@@ -136,7 +136,7 @@ class ContextSelection:
         frame_strides: Steps between timesteps to draw from.
         input_views: Fixed input views for evaluation; needs `target_views` too.
         target_views: Fixed target views for evaluation.
-        shuffle_inputs: Probability that the inputs come in random order, else in stored order. The first
+        shuffle_inputs: Probability that the inputs come in random order instead of stored order. The first
             input's camera is the network's world frame.
         depth_frames_only: Take only frames that have depth (in scenes with depth at all).
         random: False for evaluation: evenly spread views, frames from the first on.

@@ -156,7 +156,10 @@ class Training(L.LightningModule):
         """
         accumulated = self.trainer.accumulate_grad_batches
         number = self.global_step * accumulated + batch_index % accumulated
-        return torch.Generator().manual_seed(2**20 * self.global_rank + number)
+        start = torch.initial_seed() * 0x9E3779B1  # neighbouring seeds start far from each other
+        return torch.Generator().manual_seed(
+            (start + number * self.trainer.world_size + self.global_rank) % 2**32
+        )
 
 
 def checkpoint_averages(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
+from scene4d.distributed.compiling import compile_blocks
 from scene4d.evaluation.grids import GridEvaluation, grid_picture
 from scene4d.evaluation.table import SceneScores
 from scene4d.latent_grid import latent_reference_mask
@@ -78,7 +79,7 @@ class VideoDiffusion(Training):
             return
         super().configure_model()
         if self.compile_network:
-            self.network.compile_blocks()
+            compile_blocks(self.network)
         self.autoencoder = self.make_autoencoder().eval().requires_grad_(False)
         self.generator = GridGenerator(self.network, self.autoencoder, self.flow, **self.sampling)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("scene4d", "datamodules", "lightning_modules", "callbacks")
+PACKAGES = ("scene4d", "datamodules", "preparation", "lightning_modules", "callbacks")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
 
@@ -15,7 +15,7 @@ WITHIN_SCENE4D = {
     "atomic": set(),
     "types": set(),
     "latent_grid": set(),
-    "atomic": set(),
+    "distributed": set(),
     "kernels": set(),
     "geometry": {"types"},
     "sample_format": {"types"},
@@ -30,6 +30,7 @@ WITHIN_SCENE4D = {
     "messages": set(),
     "evaluation": {
         "types",
+        "latent_grid",
         "atomic",
         "geometry",
         "networks",
@@ -42,6 +43,7 @@ WITHIN_SCENE4D = {
     },
     "pipelines": {
         "types",
+        "latent_grid",
         "geometry",
         "networks",
         "diffusion",
@@ -55,13 +57,27 @@ WITHIN_SCENE4D = {
 BETWEEN_PACKAGES = {
     "scene4d": {"scene4d"},
     "datamodules": {"datamodules", "scene4d"},
+    "preparation": {"preparation", "datamodules", "scene4d"},
     "lightning_modules": {"lightning_modules", "scene4d"},
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
 FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
-# a command, no part of loading: it runs the autoencoder so that training need not
-MORE_FOR = {"datamodules/preparation/latents.py": {"networks"}}
+FOR_PREPARATION = FOR_DATAMODULES | {"atomic"}
+# it runs the autoencoder so that training need not
+MORE_FOR = {
+    "preparation/latents.py": {"networks"},
+    "preparation/linear_codec.py": {"networks"},
+    "preparation/linear_predictor.py": {"networks", "evaluation"},
+}
+# what each room of preparation may import of the others; the commands beside the rooms may import all of them
+ROOMS = {
+    "rendering": set(),
+    "writing": set(),
+    "readers": {"rendering", "writing"},
+    "synthetic": {"rendering", "writing"},
+    "videos": {"writing"},
+}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics.lightning"}
 
 
@@ -116,7 +132,18 @@ def test_scene4d_imports_one_way(path):
 @pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "datamodules")], ids=name_of)
 def test_data_knows_no_network(path):
     used = {part_of(module) for module in imported_modules(path) if module.startswith("scene4d.")}
-    assert used <= FOR_DATAMODULES | MORE_FOR.get(name_of(path), set())
+    assert used <= FOR_DATAMODULES
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "preparation")], ids=name_of)
+def test_rooms_of_preparation_import_one_way(path):
+    modules = imported_modules(path)
+    used = {part_of(module) for module in modules if module.startswith("scene4d.")}
+    assert used <= FOR_PREPARATION | MORE_FOR.get(name_of(path), set())
+    room = path.relative_to(ROOT / "preparation").parts[0]
+    if room in ROOMS:
+        rooms = {part_of(module) for module in modules if module.startswith("preparation.")}
+        assert rooms - {room} <= ROOMS[room]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -124,7 +151,7 @@ def test_lightning_and_webdataset_stay_at_their_places(path):
     top = {module.split(".")[0] for module in imported_modules(path)}
     if path.is_relative_to(ROOT / "scene4d"):
         assert not top & LIGHTNING
-    if not path.is_relative_to(ROOT / "datamodules"):
+    if path.relative_to(ROOT).parts[0] not in ("datamodules", "preparation"):
         assert not top & {"webdataset", "wids"}
 
 

@@ -6,9 +6,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from datamodules.preparation.latents import main as add_latents
-from datamodules.preparation.shards import write_shard
 from main import main
+from preparation.latents import main as add_latents
+from preparation.writing.shards import write_shard
 from scene4d.networks.autoencoder import PatchAutoencoder
 from scene4d.sample_format import SceneSample
 

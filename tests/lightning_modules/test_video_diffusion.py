@@ -1,8 +1,10 @@
 """The whole command line on tiny shards: fit, resume, validate, predict."""
 
 import csv
+import itertools
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,6 +231,28 @@ def test_random_weights_are_refused(shards, tmp_path, command):
         main([command, "--config", path])
 
 
+def test_the_noise_of_training_follows_seed_batch_and_rank(monkeypatch):
+    """Whatever the seed, no two batches of any ranks share a generator."""
+
+    def seeds(seed: int, ranks: int, accumulated: int) -> set[int]:
+        torch.manual_seed(seed)
+        module = VideoDiffusion.__new__(VideoDiffusion)
+        found = []
+        for step, micro, rank in itertools.product(range(6), range(accumulated), range(ranks)):
+            trainer = SimpleNamespace(
+                accumulate_grad_batches=accumulated, global_step=step, world_size=ranks, global_rank=rank
+            )
+            monkeypatch.setattr(VideoDiffusion, "trainer", trainer, raising=False)
+            monkeypatch.setattr(VideoDiffusion, "global_step", step, raising=False)
+            monkeypatch.setattr(VideoDiffusion, "global_rank", rank, raising=False)
+            found.append(VideoDiffusion.step_generator(module, step * accumulated + micro).initial_seed())
+        assert len(found) == len(set(found)) and max(found) < 2**32  # the CPU's generator reads no more
+        return set(found)
+
+    assert seeds(1, 3, 2) == seeds(1, 3, 2)
+    assert not seeds(1, 3, 2) & seeds(2, 3, 2)
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
 def test_precisions_without_float32_weights_are_refused(shards, tmp_path, precision):
     with pytest.raises(ValueError, match=f"trainer.precision is {precision}, which keeps no float32"):
@@ -283,7 +307,7 @@ def test_predict_from_two_videos(trained, tmp_path):
         "--data.init_args.size", str(SIZE), "--data.init_args.frames", "9", "--data.init_args.views", "3",
         "--data.init_args.fixed_view", str(tmp_path / "fixed.mp4"),
         "--data.init_args.freeze_time", str(tmp_path / "freeze.mp4"),
-        "--trainer.default_root_dir", str(tmp_path / "out"),
+        "--trainer.default_root_dir", str(tmp_path / "out"), "--ckpt_path", str(next(root.rglob("last.ckpt"))),
     ])  # fmt: skip
     grid = read_grid(tmp_path / "out" / "grid.safetensors")
     assert (

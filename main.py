@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import callbacks  # noqa: F401 - class paths in configs and checkpoints resolve to these three
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
-from callbacks.console import calm_console, console_callbacks
+from callbacks.console import calm_console, with_console
 from scene4d.messages import first_difference, one_line
 
 
@@ -29,7 +29,7 @@ class Scene4DCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(root, name="", version="")
         if self.subcommand != "fit":  # beside the training's config.yaml, not over it
             self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
-        self.trainer_defaults["callbacks"] = console_callbacks(trainer.enable_progress_bar, trainer.callbacks)
+        trainer.callbacks = with_console(trainer.callbacks, trainer.enable_progress_bar)
         return super().instantiate_trainer(**kwargs)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

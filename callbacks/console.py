@@ -80,14 +80,16 @@ class StepBar(RichProgressBar):
         return "Training"
 
 
-def console_callbacks(
-    enable_progress_bar: bool | None, given: Sequence[L.Callback] | None
+def with_console(
+    given: Sequence[L.Callback] | L.Callback | None, enable_progress_bar: bool | None
 ) -> list[L.Callback]:
-    """What every run gets, unless its configuration has a progress bar of its own or wants none.
+    """The callbacks of a run with those of the console in front, so that the bar has ended when others report.
 
     Args:
+        given: The trainer's callbacks; a progress bar among them stays the only one.
         enable_progress_bar: The trainer's option.
-        given: The trainer's callbacks.
     """
-    own_bar = any(isinstance(callback, ProgressBar) for callback in given or [])
-    return [RunSummary()] if enable_progress_bar is False or own_bar else [RunSummary(), StepBar()]
+    listed = [given] if isinstance(given, L.Callback) else list(given or [])
+    own_bar = any(isinstance(callback, ProgressBar) for callback in listed)
+    bars = [] if enable_progress_bar is False or own_bar else [StepBar()]
+    return [RunSummary(), *bars, *listed]

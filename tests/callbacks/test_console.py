@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
 
-from callbacks.console import RunSummary, StepBar, calm_console, console_callbacks, network_line
+from callbacks.console import RunSummary, StepBar, calm_console, network_line, with_console
 
 
 class Line(L.LightningModule):
@@ -90,12 +90,16 @@ def test_networks_in_one_line(width, trainable, said):
     assert network_line("network", network).endswith(said)
 
 
+def kinds(callbacks: list[L.Callback]) -> list[type]:
+    return [type(callback) for callback in callbacks]
+
+
 def test_a_run_has_one_progress_bar_at_most():
-    assert [type(c) for c in console_callbacks(None, None)] == [RunSummary, StepBar]
-    assert [type(c) for c in console_callbacks(True, [RunSummary()])] == [RunSummary, StepBar]
-    assert [type(c) for c in console_callbacks(False, [])] == [RunSummary]
+    assert kinds(with_console(None, None)) == [RunSummary, StepBar]
+    assert kinds(with_console([L.Callback()], True)) == [RunSummary, StepBar, L.Callback]
+    assert kinds(with_console(L.Callback(), False)) == [RunSummary, L.Callback]
     for own in (RichProgressBar, TQDMProgressBar):
-        assert [type(c) for c in console_callbacks(None, [own()])] == [RunSummary]
+        assert kinds(with_console([own()], None)) == [RunSummary, own]
 
 
 def test_the_bar_counts_steps():

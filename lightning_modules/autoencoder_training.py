@@ -31,8 +31,6 @@ class AutoencoderTraining(Training):
             from the linear part that `python -m preparation.linear_codec` finds.
     """
 
-    optional = ("",)
-
     def __init__(
         self,
         network: Callable[[], nn.Module],
@@ -51,7 +49,7 @@ class AutoencoderTraining(Training):
     def training_step(self, batch: SceneBatch, batch_index: int) -> Float[Tensor, ""]:
         """Returns the loss of the batch's videos."""
         video = rearrange(batch.images, "b v t c h w -> (b v) c t h w") * 2 - 1
-        output, latents = self.network(video)
+        output, latents = self.network(video, self.step_generator(batch_index))
         difference = output - video
         edges = sum(difference.diff(dim=axis).abs().mean() for axis in (-1, -2))
         loss = difference.square().mean() * 4 + difference.abs().mean() + self.edge_weight * edges

@@ -11,13 +11,14 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from scene4d.networks.pretrained import load_weights
+from scene4d.networks.contracts import TrainedNetwork
+from scene4d.networks.pretrained import load_initial_weights
 from scene4d.networks.trainable import trainable_parameters
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ class Training(L.LightningModule):
     """
 
     network: Any
-    unused: Sequence[str] = ()  # prefixes of weights that a file may have and the network may lack
-    optional: Sequence[str] = ()  # prefixes of weights that the files may lack
     harmless: Sequence[str] = ()  # prefixes of weights whose initial values change nothing
 
     def __init__(
@@ -83,12 +82,11 @@ class Training(L.LightningModule):
         if self.network is not None:
             return
         network = self.make_network()
-        whole = getattr(network, "has_weights", False)  # from a checkpoint of the base that it names itself
-        self.untrained = [] if whole else list(network.state_dict())
+        self.untrained = list(network.state_dict())
         if self.initial_weights:
-            optional = [""] if whole else self.optional
-            kept = load_weights(network, self.initial_weights, self.unused, optional)
-            self.untrained = [] if whole else kept
+            self.untrained = load_initial_weights(network, self.initial_weights)
+        if network.has_weights:
+            self.untrained = []
         count = len(trainable_parameters(network, self.trainable))
         log.debug("%d parameter tensors of the network train", count)
         self.network = network
@@ -114,9 +112,8 @@ class Training(L.LightningModule):
         if not self.fitting:
             averages = checkpoint_averages(checkpoint)
             checkpoint["state_dict"].update(averages)
-            log.info(
-                "weights of the checkpoint: %s", "averaged" if averages else "as trained, it has no averages"
-            )
+            which = "averaged" if averages else "as trained; it has no averages"
+            rank_zero_info(f"weights of the checkpoint: {which}")
 
     def on_train_start(self) -> None:
         """Says which parts of the network start untrained."""
@@ -125,18 +122,29 @@ class Training(L.LightningModule):
         self.untrained = []
 
     def on_validation_start(self) -> None:
-        """Refuses to judge or use what was never trained.
+        """Refuses to judge what was never trained; validation inside `fit` is fine."""
+        if not self.fitting:
+            self.refuse_untrained()
+
+    def on_test_start(self) -> None:
+        """Refuses to judge what was never trained."""
+        self.refuse_untrained()
+
+    def on_predict_start(self) -> None:
+        """Refuses to use what was never trained."""
+        self.refuse_untrained()
+
+    def refuse_untrained(self) -> None:
+        """Checks that training has shaped every part of the network.
 
         Raises:
-            ValueError: Weights are missing outside `fit`; names the parts that have none.
+            ValueError: Weights are missing; names the parts that have none.
         """
-        if not self.fitting and self._untrained_parts():
+        if self._untrained_parts():
             raise ValueError(
                 f"no weights were given for {self._untrained_parts()}; add the file that has them to "
                 f"initial_weights={self.initial_weights} or give --ckpt_path"
             )
-
-    on_test_start = on_predict_start = on_validation_start
 
     def _untrained_parts(self) -> str:
         """Parts whose output no training has shaped, with the number of their tensors."""

@@ -81,6 +81,8 @@ class VideoDiffusion(Training):
         if self.compile_network:
             compile_blocks(self.network)
         self.autoencoder = self.make_autoencoder().eval().requires_grad_(False)
+        if not self.autoencoder.has_weights:
+            self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]
         self.generator = GridGenerator(self.network, self.autoencoder, self.flow, **self.sampling)
 
     def on_after_batch_transfer(self, batch: SceneBatch, dataloader_idx: int) -> SceneBatch:

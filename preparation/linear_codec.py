@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: A shard is missing, or an option is wrong.
     """
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", action="config", help="YAML with any of these options")
     parser.add_argument("--batches", type=int, default=16, help="training batches to look at")
     parser.add_argument("--output", type=Path, required=True, help="the safetensors file to write")

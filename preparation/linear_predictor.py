@@ -8,6 +8,7 @@ The file belongs to one autoencoder, whose fingerprint it holds; `GridEvaluation
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: A shard or a weights file is missing, or an option is wrong.
     """
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", action="config", help="YAML with any of these options")
     parser.add_argument("--batches", type=int, default=3, help="training batches to fit")
     parser.add_argument("--output", type=Path, required=True, help="the safetensors file to write")

@@ -10,49 +10,31 @@ PACKAGES = ("scene4d", "datamodules", "preparation", "lightning_modules", "callb
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
 
-# what each part of scene4d may import of scene4d, itself aside
+# what each part of scene4d may import of scene4d, itself and ANYWHERE aside; a part stands below all that use it
+ANYWHERE = {"atomic"}
 WITHIN_SCENE4D = {
     "atomic": set(),
+    "messages": set(),
     "types": set(),
     "latent_grid": set(),
-    "distributed": set(),
     "kernels": set(),
+    "distributed": set(),
     "geometry": {"types"},
     "sample_format": {"types"},
-    "diffusion": {"types"},
-    "losses": {"types"},
-    "gaussians": {"types", "geometry", "atomic"},
-    "visualization": {"types", "geometry", "atomic"},
+    "grid_format": {"types"},
+    "diffusion": {"types", "latent_grid"},
+    "losses": {"types", "latent_grid", "geometry"},
+    "gaussians": {"types", "geometry"},
+    "visualization": {"types", "geometry"},
     "rendering": {"types", "geometry", "gaussians"},
+    "viewer": {"types", "gaussians", "rendering"},
     "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians"},
-    "viewer": {"types", "gaussians", "rendering", "atomic"},
-    "grid_format": {"types", "atomic"},
-    "messages": set(),
+    "pipelines": {"types", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks"},
     "evaluation": {
-        "types",
-        "latent_grid",
-        "atomic",
-        "geometry",
-        "networks",
-        "diffusion",
-        "rendering",
-        "gaussians",
-        "losses",
-        "visualization",
-        "pipelines",
+        "types", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks", "pipelines",
+        "losses", "visualization", "distributed",
     },
-    "pipelines": {
-        "types",
-        "latent_grid",
-        "geometry",
-        "networks",
-        "diffusion",
-        "rendering",
-        "gaussians",
-        "losses",
-        "atomic",
-    },
-}
+}  # fmt: skip
 # what each package may import of the project
 BETWEEN_PACKAGES = {
     "scene4d": {"scene4d"},
@@ -124,9 +106,61 @@ def test_scene4d_imports_one_way(path):
     used = {part_of(module) for module in imported_modules(path) if module.startswith("scene4d.")}
     if part != "__init__":
         assert part in WITHIN_SCENE4D, f"{part} has no place in the import order yet"
-        assert used - {part} <= WITHIN_SCENE4D[part]
+        assert used - {part} <= WITHIN_SCENE4D[part] | ANYWHERE
     else:
         assert used <= WITHIN_SCENE4D.keys()
+
+
+def file_of(module: str) -> Path | None:
+    """The file of ours that holds a module or a name of it."""
+    while module:
+        for path in (
+            ROOT / f"{module.replace('.', '/')}.py",
+            ROOT / module.replace(".", "/") / "__init__.py",
+        ):
+            if path in FILES:
+                return path
+        module = module.rpartition(".")[0]
+    return None
+
+
+def circles(graph: dict) -> list[list]:
+    """Circles of a directed graph: one for every edge that leads back to where the search came from."""
+    found, done = [], set()
+
+    def visit(node, way):
+        if node in way:
+            found.append([*way[way.index(node) :], node])
+        elif node not in done:
+            for following in sorted(graph.get(node, ())):
+                visit(following, [*way, node])
+            done.add(node)
+
+    for node in sorted(graph):
+        visit(node, [])
+    return found
+
+
+def test_no_circles_between_files():
+    """Imports within functions and under TYPE_CHECKING count: a circle is one, however it is hidden."""
+    graph = {
+        name_of(path): {
+            name_of(file)
+            for module in imported_modules(path)
+            if (file := file_of(module)) not in (None, path)
+        }
+        for path in FILES
+    }
+    assert circles(graph) == []
+
+
+def test_no_circles_between_parts_and_packages():
+    assert circles(WITHIN_SCENE4D) == []
+    assert circles({name: used - {name} for name, used in BETWEEN_PACKAGES.items()}) == []
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "datamodules")], ids=name_of)

@@ -111,7 +111,9 @@ def make_shuffled_shard(shard: jobs.SceneShard[SourceVideo]) -> Report:
     skipped = dict[str, str]()
 
     def shuffled() -> Iterator[Members]:
-        yield from sorted(jobs.encoded(shard, skipped), key=lambda clip: zlib.crc32(clip["__key__"].encode()))
+        yield from sorted(
+            jobs.encoded(shard, skipped), key=lambda clip: zlib.crc32(str(clip["__key__"]).encode())
+        )
 
     return write_reported(shard, shuffled(), skipped)
 

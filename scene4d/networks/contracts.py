@@ -112,6 +112,11 @@ class Autoencoder(Module, Protocol):
     """
 
     @property
+    def has_weights(self) -> bool:
+        """Whether it starts from weights that were trained."""
+        ...
+
+    @property
     def stride(self) -> int:
         """Pixels along the side of a latent; images must be divisible by it."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class PatchAutoencoder(nn.Module):
         weights: A safetensors file written by this class; None starts from random weights.
     """
 
+    unused_weights: Sequence[str] = ()  # files must fit exactly
+    optional_weights: Sequence[str] = ("",)  # a file may hold a part, for example the linear codec
     patch = stride = 8
     group = TEMPORAL_STRIDE
     mean: Tensor
@@ -70,8 +73,14 @@ class PatchAutoencoder(nn.Module):
         self.refine = Refinement(refinement, self.group) if refinement else nn.Identity()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
+        self.has_weights = weights is not None
         if weights is not None:
             load_weights(self, weights)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks of the encoder and the decoder."""
+        return (*self.encoder, *self.decoder)
 
     def encode(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
         """Video in [-1, 1] -> latents of zero mean and unit variance over the training set.
@@ -155,8 +164,16 @@ class PatchAutoencoder(nn.Module):
             linear_in.weight.copy_((basis * scale).T)
             linear_out.weight.copy_(basis / scale)
 
-    def forward(self, video: Float[Tensor, "n c t h w"]) -> tuple[Tensor, Tensor]:
-        """Training pass: (reconstruction in about [-1, 1], raw latents)."""
-        latents = self.encode_raw(video)
-        noisy = latents + self.noise * torch.randn_like(latents) if self.training else latents
+    def forward(
+        self, video: Float[Tensor, "n c t h w"], generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "n c t h w"], Float[Tensor, "n z m y x"]]:
+        """Returns the reconstruction, about in [-1, 1], and the raw latents; in training from noisy latents.
+
+        Args:
+            video: A video in [-1, 1].
+            generator: Draws the noise, on the CPU; None takes torch's own.
+        """
+        latents = noisy = self.encode_raw(video)
+        if self.training:
+            noisy = latents + self.noise * torch.randn(latents.shape, generator=generator).to(latents)
         return self.decode_raw(noisy), latents

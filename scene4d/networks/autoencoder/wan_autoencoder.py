@@ -27,6 +27,8 @@ class WanAutoencoder(nn.Module):
     mean: Tensor
     std: Tensor
 
+    has_weights = True
+
     def __init__(self, pretrained: str, subfolder: str = "vae", dtype: str = "float32") -> None:
         super().__init__()
         from diffusers import AutoencoderKLWan  # half a second, for those alone who use it

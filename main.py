@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import callbacks  # noqa: F401 - class paths in configs and checkpoints resolve to these three
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
+from callbacks.console import calm_console, with_console
 from scene4d.messages import first_difference, one_line
 
 
@@ -28,6 +29,7 @@ class Scene4DCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(root, name="", version="")
         if self.subcommand != "fit":  # beside the training's config.yaml, not over it
             self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
+        trainer.callbacks = with_console(trainer.callbacks, trainer.enable_progress_bar)
         return super().instantiate_trainer(**kwargs)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -35,6 +37,8 @@ class Scene4DCLI(LightningCLI):
         given = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand != "fit" and given.get("ckpt_path") == "last":
             given["ckpt_path"] = last_checkpoint(Path(self.trainer.default_root_dir))
+        if subcommand in ("validate", "test"):  # MetricsExport prints a better table
+            given["verbose"] = False
         return given
 
     def _parse_ckpt_path(self) -> None:
@@ -63,6 +67,7 @@ def main(args: list[str] | None = None) -> Scene4DCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
+        trainer_defaults={"enable_model_summary": False},  # RunSummary says what matters
         parser_kwargs={"exit_on_error": False},
         args=args,
     )
@@ -70,6 +75,7 @@ def main(args: list[str] | None = None) -> Scene4DCLI:
 
 def run(args: list[str] | None = None) -> None:
     """`main`; a user's mistake ends it with one line instead of a traceback."""
+    calm_console()
     try:
         main(args)
     except (ArgumentError, ValueError, MisconfigurationException) as error:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.curves docs/curves/diffusion diffusion_stage2=runs/diffusion_stage2 ...
 
-writes docs/curves/diffusion.csv (run, value, step, number) and .webp. Runs that the table holds already and that are not
-named again stay, so that a curve outlives its run. A resumed run has several files; later ones win.
+writes docs/curves/diffusion.csv (run, value, step, number) and .webp. Runs that the table holds already and that are
+not named again stay, so that a curve outlives its run. A resumed run has several files; later ones win.
 """
 
 from __future__ import annotations

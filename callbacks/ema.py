@@ -62,7 +62,7 @@ class ExponentialMovingAverage(L.Callback):
         self.step = trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Updates once per optimizer step, however many batches that takes."""
         if trainer.global_step > self.step:

@@ -1,4 +1,4 @@
-"""Writes predicted 4D scenes: one PLY a timestep, cameras, a video along a novel path, a viewer page."""
+"""Writes predicted 4D scenes: one PLY per timestep, cameras, a video along a novel path, a viewer page."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ WHITE = (1.0, 1.0, 1.0)
 class GaussianExport(L.Callback):
     """Writes every predicted reconstruction to `<output>/<key>/`.
 
-    `frames/frame_0001.ply` and so on (one a timestep), `cameras.json`, `orbit.mp4` (a looping novel camera
+    `frames/frame_0001.ply` and so on (one per timestep), `cameras.json`, `orbit.mp4` (a looping novel camera
     path while time runs) and `viewer.html` (opens by double-click).
 
     Args:
-        output: Folder, relative to the trainer's default_root_dir.
-        subfolders: False writes straight into `output`, for runs that predict one scene.
-        opacity_threshold: Gaussians fainter than this are left out of every file.
+        output: The folder, relative to the trainer's default_root_dir.
+        subfolders: Whether every scene gets a folder of its own; False is for runs that predict one scene.
+        opacity_threshold: Gaussians whose opacity is lower are left out of every file.
         orbit_rounds: How often time runs from start to end during one loop of the path.
-        enlarge: Every pixel of the video is repeated this many times; rendering keeps the input resolution.
-        background: Colour behind the Gaussians, RGB in [0, 1]; None means that of the reconstruction.
+        enlarge: How many times every pixel of the video is repeated; rendering keeps the input resolution.
+        background: The colour behind the Gaussians, RGB in [0, 1]; None means that of the reconstruction.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class GaussianExport(L.Callback):
         """Writes one scene.
 
         Args:
-            folder: Where to.
-            gaussians: `t g`.
-            cameras: `v`, of the input views.
+            folder: The scene's folder.
+            gaussians: One set per timestep, `t g`.
+            cameras: Those of the input views, `v`.
             frame_times: Seconds; empty = unknown.
             size: (height, width) that the intrinsics refer to, pixels.
             background: RGB in [0, 1].
@@ -147,14 +147,14 @@ def orbit_video(
     """Renders a looping path around the scene while time runs.
 
     Args:
-        frames: Gaussians of every timestep.
-        cameras: `v`; the path sways along their arc, a little beyond its ends.
+        frames: One set of Gaussians per timestep.
+        cameras: The input views, `v`; the path sways along their arc, a little beyond its ends.
         size: (height, width), pixels.
         rounds: How often time runs from start to end; a still scene gets 48 pictures.
         background: RGB in [0, 1].
 
     Returns:
-        uint8 array of the pictures.
+        The pictures in the order of the path.
     """
     count = rounds * len(frames) if len(frames) > 1 else 48
     path = orbit(cameras.c2w, count, target=look_target(frames, cameras))

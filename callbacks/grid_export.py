@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 
@@ -19,10 +18,10 @@ class GridExport(L.Callback):
     """Writes `grid.mp4` and `grid.safetensors` of every predicted grid to `<output>/<key>/`.
 
     Args:
-        output: Folder, relative to the trainer's default_root_dir.
-        subfolders: False writes straight into `output`, for runs that predict one scene.
-        enlarge: Every pixel of the video is repeated this many times.
-        limit: At most this many scenes.
+        output: The folder, relative to the trainer's default_root_dir.
+        subfolders: Whether every scene gets a folder of its own; False is for runs that predict one scene.
+        enlarge: How many times every pixel of the video is repeated.
+        limit: The largest number of scenes that are written.
     """
 
     def __init__(self, output: str, subfolders: bool = True, enlarge: int = 3, limit: int = 1000) -> None:
@@ -37,8 +36,8 @@ class GridExport(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -65,10 +64,10 @@ class GridExport(L.Callback):
 
 
 def scene_folder(output: Path, key: str, subfolders: bool, written: list[str]) -> Path:
-    """The folder of one scene.
+    """Names the folder of one scene.
 
     Raises:
-        ValueError: Without subfolders, a second scene came.
+        ValueError: A second scene came, although there are no subfolders.
     """
     if not subfolders and written:
         raise ValueError(
@@ -78,7 +77,7 @@ def scene_folder(output: Path, key: str, subfolders: bool, written: list[str]) -
 
 
 def frame_rate(frame_times: list[float], default: float = 12.0) -> float:
-    """Frames a second of evenly spaced scene times in seconds; `default` for a single or unknown time."""
+    """Frames per second of evenly spaced scene times in seconds; `default` for a single or unknown time."""
     if len(frame_times) < 2 or not frame_times[-1] > frame_times[0]:
         return default
     return (len(frame_times) - 1) / (frame_times[-1] - frame_times[0])

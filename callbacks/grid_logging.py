@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -20,17 +19,17 @@ log = logging.getLogger(__name__)
 
 
 class GridLogging(L.Callback):
-    """Shows one training sample a source at the start, and the module's pictures after every validation.
+    """Shows one training sample per source at the start, and the module's pictures after every validation.
 
     A LightningModule offers pictures as a plain attribute `pictures`, a dictionary of `c h w` images in
     [0, 1] that stands after validation, for example sheets of reference | generated | truth | copy. Files go
-    to `<log folder>/pictures/step_00001000/<name>.png`. Of training samples read as latents, its method
-    `images(batch)` gives what they decode to.
+    to `<log folder>/pictures/step_00001000/<name>.png`. For training samples that are read as latents, the
+    module's method `images(batch)` decodes them.
 
     Args:
-        training_batches: Sources are collected from at most this many batches after the start or restart of a fit.
-        frames: At most this many timesteps of a training sample, evenly spaced.
-        enlarge: Every pixel of the PNG files is repeated this many times.
+        training_batches: How many batches after the start or restart of a fit are searched for new sources.
+        frames: The largest number of timesteps that are shown of a training sample, evenly spaced.
+        enlarge: How many times every pixel of the PNG files is repeated.
     """
 
     def __init__(self, training_batches: int = 100, frames: int = 9, enlarge: int = 2) -> None:
@@ -43,7 +42,7 @@ class GridLogging(L.Callback):
         self._seen, self._batches = set(), 0
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Shows each source once, as augmentation and selection left it; references in an orange frame."""
         self._batches += 1

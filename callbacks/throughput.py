@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import lightning as L
 
@@ -11,12 +10,12 @@ from scene4d.types import SceneBatch
 
 
 class Throughput(L.Callback):
-    """Logs samples and frames a second, over all ranks, every `every` batches.
+    """Logs samples and frames per second, over all ranks, every `every` batches.
 
     Time between batches counts, validation does not. A frame is one image of a grid.
 
     Args:
-        every: Batches a measurement covers.
+        every: The number of batches that a measurement covers.
     """
 
     def __init__(self, every: int = 100) -> None:
@@ -30,7 +29,7 @@ class Throughput(L.Callback):
         self._restart()
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Counts, and logs at the end of a measurement."""
         if not isinstance(batch, SceneBatch):

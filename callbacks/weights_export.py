@@ -26,11 +26,11 @@ class WeightsExport(L.Callback):
     holds the step, the hash of the module's configuration, and whether the weights are averaged.
 
     Args:
-        path: safetensors file, replaced in one step; relative to the trainer's default_root_dir.
-        module: Attribute of the LightningModule whose weights are written.
-        trainable_only: Only parameters that train (a part, to be loaded on top of the base weights), or
-            everything, buffers included.
-        half: float16 instead of the weights' own type.
+        path: The safetensors file, relative to the trainer's default_root_dir. It appears whole or not at all.
+        module: The attribute of the LightningModule whose weights are written.
+        trainable_only: Whether to leave out what does not train. Such a file holds a part, which is loaded on top of
+            the base weights; otherwise the file holds everything, buffers included.
+        half: Whether to write float16 instead of the weights' own type.
     """
 
     def __init__(

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from scene4d.networks.contracts import TrainedNetwork
 from scene4d.networks.pretrained import load_initial_weights
 from scene4d.networks.trainable import trainable_parameters
 
@@ -84,7 +83,7 @@ class Training(L.LightningModule):
         network = self.make_network()
         # before weights are loaded: what trains becomes float32 and keeps all digits of the files
         count = len(trainable_parameters(network, self.trainable))
-        log.info("%d parameter tensors of the network train", count)
+        log.debug("%d parameter tensors of the network train", count)
         self.untrained = list(network.state_dict())
         if self.initial_weights:
             self.untrained = load_initial_weights(network, self.initial_weights)

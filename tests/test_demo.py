@@ -49,8 +49,6 @@ def test_a_killed_training_goes_on(tmp_path):
     steps = max(step + 1, 11)  # more than the warmup, on however slow a machine
     again = make(f"DEMO={tmp_path}", f"STEPS_1={steps}", str(target))
     printed = again.communicate(timeout=600)[0]
-    assert (
-        again.returncode == 0 and f"Restored all states from the checkpoint at {tmp_path / last}" in printed
-    )
+    assert again.returncode == 0 and f"goes on after step {step}, from {tmp_path / last}" in printed
     with safe_open(str(target), "pt") as file:
         assert file.metadata()["step"] == str(steps)

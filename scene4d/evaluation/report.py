@@ -5,8 +5,8 @@
         --output metrics.json
 
 `metrics.json` is `{"demo": PARTS, "shipped": PARTS, "minutes": x}`. PARTS has a list of rows for each part, `diffusion`
-and `reconstruction`; a row is `{"source": ..., "method": ..., "score": ..., "value": mean over scenes, "count": scenes}`.
-The perceptual distance is the score `lpips_vgg` or `squeezenet_distance`, after the network that made it. Minutes are
+and `reconstruction`; a row is `{"source": s, "method": m, "score": s, "value": mean over scenes, "count": scenes}`. The
+perceptual distance is the score `lpips_vgg` or `squeezenet_distance`, after the network that made it. Minutes are
 wall time since `--started`, so that the pauses of an interrupted run are included.
 """
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from callbacks import GaussianExport, GridExport, GridLogging, MetricsExport, Throughput
 from callbacks.gaussian_export import look_target, orbit_video
 from callbacks.grid_export import frame_rate
+from scene4d.evaluation.table import Row
 from scene4d.gaussians.ply import read_ply
 from scene4d.geometry.trajectories import arc
 from scene4d.grid_format import read_grid
@@ -71,7 +72,7 @@ class Fake(L.LightningModule):
         pass
 
     def on_validation_epoch_end(self):
-        self.results = {"diffusion": {"objects": {"scenes": 2, "sample": {"psnr": float("nan"), "iou": 0.5}}}}
+        self.results = {"diffusion": [Row("objects", "sample", "lpips_vgg", 0.5, 2)]}
         self.pictures = {"grid_objects": torch.full((3, 6, 10), 0.5)}
 
     def predict_step(self, batch, index):
@@ -200,17 +201,22 @@ def test_parallel_cameras_look_at_the_gaussians():
     assert orbit_video([scene], cameras, (SIZE, SIZE)).shape[0] == 48
 
 
-def test_metrics_are_written_after_validation_only(tmp_path):
+def test_metrics_are_written_and_printed_after_validation_only(tmp_path, caplog):
+    caplog.set_level("INFO", "callbacks")
     path = tmp_path / "new" / "metrics.json"
     trainer(tmp_path, MetricsExport(str(path)), limit_val_batches=1).fit(Fake(), batches(1), batches(1))
-    assert not path.exists()
+    ours = lambda: [r.getMessage() for r in caplog.records if r.name == "callbacks.metrics_export"]  # noqa: E731
+    assert not path.exists() and not ours()
     trainer(tmp_path, MetricsExport(str(path))).validate(Fake(), batches(1), verbose=False)
-    expected = {"diffusion": {"objects": {"scenes": 2, "sample": {"psnr": None, "iou": 0.5}}}}
+    row = {"source": "objects", "method": "sample", "score": "lpips_vgg", "value": 0.5, "count": 2}
+    expected = {"diffusion": [row]}
     assert json.loads(path.read_text()) == expected
+    (printed,) = ours()  # once, however many loaders there were
+    assert "LPIPS (VGG)" in printed and "0.500" in printed and f"scores -> {path}" in printed
     path.unlink()
     during = MetricsExport(str(path), during_fit=True)
     trainer(tmp_path, during, limit_val_batches=1).fit(Fake(), batches(1), batches(1))
-    assert json.loads(path.read_text()) == expected
+    assert json.loads(path.read_text()) == expected and len(ours()) == 1
 
 
 def test_pictures_reach_tensorboard_and_files(tmp_path):

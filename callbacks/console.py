@@ -1,0 +1,95 @@
+"""What a run prints: what trains, what it goes on from, what was written and scored, and a bar that counts steps."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+OURS = ("callbacks", "datamodules", "lightning_modules", "scene4d")
+THEIRS = ("lightning.pytorch", "lightning.fabric")
+
+
+def calm_console() -> None:
+    """Prints what this project reports on rank 0 and everything that warns; of Lightning only the latter.
+
+    Lightning advertises products, says on every start which accelerators it does not use, and repeats options.
+    """
+    for name in THEIRS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in OURS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not any(isinstance(handler, _Plain) for handler in logger.handlers):
+            logger.addHandler(_Plain())
+
+
+class _Plain(logging.Handler):
+    """Writes the bare message to what sys.stdout is at that moment: a live progress bar replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if rank_zero_only.rank == 0 or record.levelno >= logging.WARNING:
+            sys.stdout.write(self.format(record) + "\n")
+            sys.stdout.flush()
+
+
+class RunSummary(L.Callback):
+    """Says in a few lines what trains, on what, and which checkpoint training goes on from."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """One line per network."""
+        device = f"{trainer.world_size} x {pl_module.device.type}"
+        log.info("%s on %s, precision %s", type(pl_module).__name__, device, trainer.precision)
+        for name, network in pl_module.named_children():
+            if any(True for _ in network.parameters()):
+                log.info("  %s", network_line(name, network))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The checkpoint, if there is one."""
+        if trainer.ckpt_path:
+            log.info("goes on after step %d, from %s", trainer.global_step, trainer.ckpt_path)
+
+
+def network_line(name: str, network: nn.Module) -> str:
+    """A network's name, class, number of parameters, and how many of them train."""
+    total = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    share = {0: "none trains", total: "all train"}.get(trained, f"{_readable(trained)} train")
+    return f"{name:12} {type(network).__name__:24} {_readable(total)} parameters, {share}"
+
+
+def _readable(count: int) -> str:
+    """Three digits and a unit."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
+class StepBar(RichProgressBar):
+    """Lightning's bar for runs that are counted in steps: it does not say "Epoch 0/-2"."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
+
+
+def with_console(
+    given: Sequence[L.Callback] | L.Callback | None, enable_progress_bar: bool | None
+) -> list[L.Callback]:
+    """The callbacks of a run with those of the console in front, so that the bar has ended when others report.
+
+    Args:
+        given: The trainer's callbacks; a progress bar among them stays the only one.
+        enable_progress_bar: The trainer's option.
+    """
+    listed = [given] if isinstance(given, L.Callback) else list(given or [])
+    own_bar = any(isinstance(callback, ProgressBar) for callback in listed)
+    bars = [] if enable_progress_bar is False or own_bar else [StepBar()]
+    return [RunSummary(), *bars, *listed]

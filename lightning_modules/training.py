@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -113,7 +113,7 @@ class Training(L.LightningModule):
             averages = checkpoint_averages(checkpoint)
             checkpoint["state_dict"].update(averages)
             which = "averaged" if averages else "as trained; it has no averages"
-            rank_zero_info(f"weights of the checkpoint: {which}")
+            log.info("weights of the checkpoint: %s", which)
 
     def on_train_start(self) -> None:
         """Says which parts of the network start untrained."""

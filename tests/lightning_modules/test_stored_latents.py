@@ -104,14 +104,15 @@ def test_latents_of_another_autoencoder_are_refused(folder, tmp_path):
 def test_scores_and_predictions_need_pictures(folder, tmp_path):
     path = config(folder, tmp_path, latents=True)
     main(["fit", "--config", path])
+    checkpoint = str(next(tmp_path.rglob("*.ckpt")))
     with pytest.raises(
         ValueError, match="source 'objects' gives latents, scores and predictions need pictures"
     ):
-        main(["validate", "--config", path, "--ckpt_path", "last"])
+        main(["validate", "--config", path, "--ckpt_path", checkpoint])
     predict = yaml.safe_load((tmp_path / "in.yaml").read_text())
     predict["data"]["init_args"]["predict"] = predict["data"]["init_args"].pop("val")
     (tmp_path / "in.yaml").write_text(yaml.safe_dump(predict))
     with pytest.raises(
         ValueError, match="source 'objects' gives latents, scores and predictions need pictures"
     ):
-        main(["predict", "--config", path, "--ckpt_path", "last"])
+        main(["predict", "--config", path, "--ckpt_path", checkpoint])

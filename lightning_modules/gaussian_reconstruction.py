@@ -14,7 +14,6 @@ from lightning_modules.training import Schedule, Training
 from scene4d.evaluation import NovelViews
 from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
 from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses
-from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED
 from scene4d.pipelines import Reconstructor
 from scene4d.pipelines.reconstructor import Located
 from scene4d.types import Cameras, Prediction, Reconstruction, SceneBatch
@@ -50,7 +49,6 @@ class GaussianReconstruction(Training):
         evaluation: Judges held-out scenes in `validate`, `test` and during training; None is `NovelViews()`.
     """
 
-    unused, optional = VGGT_UNUSED, ADDED_TO_VGGT
     reconstructor: Reconstructor
 
     def __init__(

@@ -13,7 +13,6 @@ from lightning_modules.training import Schedule, Training
 from scene4d.evaluation.geometry_errors import geometry_errors
 from scene4d.geometry.normalised_batches import static_scenes
 from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses
-from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED
 from scene4d.types import SceneBatch
 
 
@@ -31,7 +30,6 @@ class GeometryPretraining(Training):
         initial_weights: Files to start from; none means from scratch.
     """
 
-    unused, optional = VGGT_UNUSED, ADDED_TO_VGGT
     harmless = ("aggregator.temporal", "gaussian_head.")  # they take no part
 
     def __init__(

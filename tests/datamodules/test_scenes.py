@@ -6,7 +6,14 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import GridSelection, HomographyViews, SceneDataModule, Source
+from datamodules import (
+    GridAugmentation,
+    GridSelection,
+    HomographyViews,
+    SceneDataModule,
+    Source,
+    SourceDefaults,
+)
 from datamodules.held_out import HeldOutBatches, HeldOutLoader
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("small_*.yaml"))
@@ -222,6 +229,53 @@ def test_more_views_than_stored_ends_with_the_reason(folder):
     data.setup("fit")
     with pytest.raises(ValueError, match="source 'objects'.*has 4 views, GridSelection asks for 9"):
         next(iter(data.train_dataloader()))
+
+
+def test_defaults_fill_the_sources_of_their_lists(folder):
+    grid = GridSelection(views=2, view_strides=[1, 2], frames=5)
+    whole = data_module(folder, workers=2)
+    short = [
+        Source("objects", ["objects-train-*.tar"], weight=2),
+        Source("homography", ["homography-train-*.tar"], homography=HomographyViews()),
+    ]
+    defaults = {
+        "train_defaults": SourceDefaults(str(folder), grid),
+        "val_defaults": SourceDefaults("elsewhere", grid),
+    }
+    data = data_module(folder, workers=2, train=short, val=short[:1], predict=short[:1], **defaults)
+    batches = []
+    for module in (whole, data):
+        module.val = []
+        module.setup("fit")
+        batches.append([batch for _, batch in zip(range(6), module.train_dataloader())])
+    assert all(torch.equal(a.images, b.images) and a.keys == b.keys for a, b in zip(*batches))
+    assert data.predict[0].urls == ["elsewhere/objects-train-*.tar"]
+    with pytest.raises(ValueError, match="source 'homography' has no selection"):
+        data_module(folder, train=short[1:])
+
+
+def test_defaults_in_yaml_and_one_leaf_of_them(tmp_path):
+    file = tmp_path / "data.yaml"
+    file.write_text("""
+class_path: datamodules.SceneDataModule
+init_args:
+  train_defaults:
+    root: shards
+    selection: {class_path: datamodules.GridSelection, init_args: {frames: 9}}
+    augmentation: {flip: 1.0}
+  train:
+    - {name: a, urls: [a.tar]}
+    - {name: b, urls: [b.tar], augmentation: null}
+    - {name: c, urls: [c.tar], augmentation: {gain: 0.1}}
+""")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    frames = "--data.init_args.train_defaults.selection.init_args.frames=17"
+    data = parser.instantiate(parser.parse_args([f"--data={file}", frames])).data
+    assert [source.urls for source in data.train] == [["shards/a.tar"], ["shards/b.tar"], ["shards/c.tar"]]
+    assert {source.selection.frames for source in data.train} == {17}
+    changes = [source.augmentation for source in data.train]
+    assert changes == [GridAugmentation(flip=1.0), None, GridAugmentation(gain=0.1)]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from inspect import signature
 from pkgutil import resolve_name
 
+import yaml
+
 # What jsonargparse's messages are made of: where in the tree, what says nothing, and what was expected.
 HEADER = re.compile(
     r"""(Type .+ expects a function or a callable class|Parser key "(?P<key>.+?)"|"""
@@ -53,6 +55,29 @@ def one_line(error: Exception) -> str:
             f"expected {types}, got {value[1].partition('. Got value')[0] if value else 'something else'}"
         ]
     return ": ".join(filter(None, [".".join(keys), " ".join(wrong)])) or type(error).__name__
+
+
+def refuse_lost_settings(text: str, file: str) -> None:
+    """Checks that the lines of a config refine what they stand on, instead of taking its place.
+
+    Raises:
+        ValueError: A key stands beside one of its branches, or beside `config` and holds some branches alone.
+    """
+    with suppress(yaml.YAMLError):  # jsonargparse says what is wrong
+        config = yaml.safe_load(text)
+        for key, value in config.items() if isinstance(config, dict) else ():
+            branch = next((other for other in config if str(other).startswith(f"{key}.")), None)
+            if branch is not None:
+                raise ValueError(
+                    f"{file}: {key!r} and {branch!r} exclude each other; put one of them into a file"
+                )
+            whole = "." not in str(key) and isinstance(value, dict) and "class_path" not in value
+            if "config" in config and whole:
+                first = next(iter(value), "...")
+                raise ValueError(
+                    f"{file}: {key!r} would replace all that {config['config']} says about it; "
+                    f"write '{key}.{first}: ...' to change that alone"
+                )
 
 
 def _suggestion(owner: str, option: str) -> str:

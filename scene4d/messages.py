@@ -7,6 +7,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from inspect import signature
 from pkgutil import resolve_name
+from textwrap import indent
 
 import yaml
 
@@ -19,6 +20,8 @@ NOISE = re.compile(
     r"Does not validate against any|Subtypes:|Errors:|Expected a path but|Expected a <class 'NoneType'>"
 )
 EXPECTED = re.compile(r"Expected an? (?P<type>.+?)((\. Got value)?: (?P<value>.*))?")
+# jsonargparse 4 says this of a file whose content is wrong; the reason is the error's context
+LOOP = re.compile(r"(?P<indent> *)Config file loop detected: (?P<file>\S+) -> (?P=file)$", re.MULTILINE)
 # torch's list of all keys of a checkpoint that differ
 SIZE = re.compile(r"size mismatch for (\S+): .+?Size\((\[.*?\])\).+?Size\((\[.*?\])\)")
 ABSENT = re.compile(r'(Missing|Unexpected) key\(s\) in state_dict: "(.+?)"')
@@ -26,7 +29,7 @@ ABSENT = re.compile(r'(Missing|Unexpected) key\(s\) in state_dict: "(.+?)"')
 
 def one_line(error: Exception) -> str:
     """Which key is wrong and what was expected; jsonargparse writes a tree of all types that it tried."""
-    message, owner, level = str(error), "", -1
+    message, owner, level = _with_hidden_reason(error), "", -1
     keys: list[str] = []
     wrong: list[str] = []
     for line in message.splitlines():
@@ -55,6 +58,17 @@ def one_line(error: Exception) -> str:
             f"expected {types}, got {value[1].partition('. Got value')[0] if value else 'something else'}"
         ]
     return ": ".join(filter(None, [".".join(keys), " ".join(wrong)])) or type(error).__name__
+
+
+def _with_hidden_reason(error: BaseException) -> str:
+    message, link = str(error), error
+    while not LOOP.match(str(link)):
+        following = link.__cause__ or link.__context__
+        if following is None:
+            return message
+        link = following
+    reason = str(link.__context__)
+    return LOOP.sub(lambda loop: indent(reason, loop["indent"]), message)
 
 
 def refuse_lost_settings(text: str, file: str) -> None:

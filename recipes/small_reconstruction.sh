@@ -28,7 +28,8 @@ kept = {name: weight for name, weight in weights.items() if not name.startswith(
 save_file(kept, f"{sys.argv[1]}/geometry.safetensors")
 END
 
-# 3. temporal attention (from zero) and Gaussian head, three timesteps: 220 steps, 8 minutes -> reconstruction.safetensors
+# 3. temporal attention (from zero) and Gaussian head, three timesteps: 220 steps, 8 minutes
+#    -> reconstruction.safetensors
 python main.py fit --config configs/small/reconstruction_dynamic.yaml \
     --model.init_args.initial_weights "[$RUNS/reconstruction_joint/reconstruction_joint.safetensors]" \
     --trainer.default_root_dir $RUNS/reconstruction_dynamic

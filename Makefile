@@ -34,7 +34,7 @@ test-slow: venv
 	$(PY) -m pytest -m slow
 
 small-data: venv
-	bash datamodules/preparation/small_data.sh $(PY)
+	bash preparation/small_data.sh $(PY)
 
 lint: venv
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

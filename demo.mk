@@ -24,7 +24,7 @@ JOBS ?= 2
 demo: $(VENV)/.installed
 	@OMP_NUM_THREADS=$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) )) NUMBA_NUM_THREADS=$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) )) \
 	    $(MAKE) --no-print-directory --jobs=$(JOBS) $(DEMO)/metrics.json
-	@$(PY) -m scene4d.report --output $(DEMO)/metrics.json --made $(DEMO)/grid.mp4 $(DEMO)/orbit.mp4 \
+	@$(PY) -m scene4d.evaluation.report --output $(DEMO)/metrics.json --made $(DEMO)/grid.mp4 $(DEMO)/orbit.mp4 \
 	    $(DEMO)/viewer.html $(DEMO)/frames
 
 clean-demo:
@@ -41,7 +41,7 @@ INTO_LOG = > $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log 2>&1 || \
 
 # the two videos a user would bring: what moves, and what it looks like from elsewhere
 $(DEMO)/references/freeze_time.mp4: $(DEMO)/started
-	$(PY) -m datamodules.preparation.example_videos --shard $(SHARDS)/objects-val-000000.tar --index $(SCENE) \
+	$(PY) -m preparation.example_videos --shard $(SHARDS)/objects-val-000000.tar --index $(SCENE) \
 	    --output $(DEMO)/references
 
 # 1. the 4D video diffusion: the self-attention of the base video model, through both durations
@@ -95,7 +95,7 @@ $(DEMO)/viewer.html: $(DEMO)/grid.safetensors $(DEMO)/reconstruction_dynamic/rec
 # 6. all scores beside their baselines
 $(DEMO)/metrics.json: $(DEMO)/scores/diffusion.json $(DEMO)/viewer.html $(DEMO)/scores/reconstruction.json \
     $(DEMO)/shipped/diffusion.json $(DEMO)/shipped/reconstruction.json
-	@$(PY) -m scene4d.report --demo $(DEMO)/scores/diffusion.json $(DEMO)/scores/reconstruction.json \
+	@$(PY) -m scene4d.evaluation.report --demo $(DEMO)/scores/diffusion.json $(DEMO)/scores/reconstruction.json \
 	    --shipped $(DEMO)/shipped/diffusion.json $(DEMO)/shipped/reconstruction.json \
 	    --started $$(cat $(DEMO)/started) --output $@ > /dev/null
 

@@ -57,8 +57,29 @@ class Scene4DCLI(LightningCLI):
             self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
         return super().instantiate_trainer(**kwargs)
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Finds the last checkpoint for subcommands that write none: Lightning would warn and go on without it."""
+        given = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand != "fit" and given.get("ckpt_path") == "last":
+            given["ckpt_path"] = last_checkpoint(Path(self.trainer.default_root_dir))
+        return given
+
     def _parse_ckpt_path(self) -> None:
         """Lightning's would replace the given configuration by the checkpoint's hyperparameters in silence."""
+
+
+def last_checkpoint(root: Path) -> str:
+    """The newest `last.ckpt` of a run.
+
+    Raises:
+        ValueError: There is none; names the folder.
+    """
+    found = [path for path in root.rglob("last*.ckpt") if path.is_file()]
+    if not found:
+        raise ValueError(
+            f"--ckpt_path last: there is no last.ckpt in trainer.default_root_dir = {str(root)!r}"
+        )
+    return str(max(found, key=lambda path: path.stat().st_mtime))
 
 
 def main(args: list[str] | None = None) -> Scene4DCLI:

@@ -1,8 +1,8 @@
-"""Training curves from TensorBoard's files, as numbers and as a picture: a panel a run.
+"""Training curves from TensorBoard's files, as numbers and as a picture with one panel per run.
 
     python -m benchmarks.curves docs/curves/diffusion diffusion_stage2=runs/diffusion_stage2 ...
 
-writes docs/curves/diffusion.csv (run, value, step, number) and .png. Runs that the table holds already and that are not
+writes docs/curves/diffusion.csv (run, value, step, number) and .webp. Runs that the table holds already and that are not
 named again stay, so that a curve outlives its run. A resumed run has several files; later ones win.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from scene4d.atomic import replacing, write_text
 
 Curves = dict[str, dict[int, float]]  # value, step, number
 
@@ -100,15 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
         runs[name] = read_run(folder)
     if not runs:
         parser.error(f"no run given, and {args.output.with_suffix('.csv')} does not exist")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".csv", ".png"):
-        target = args.output.with_suffix(suffix)
-        unfinished = target.with_suffix(f"{suffix}.tmp")
-        if suffix == ".csv":
-            unfinished.write_text("".join(table(runs)))
-        else:
-            picture(runs).savefig(unfinished, dpi=75, format="png")
-        unfinished.replace(target)
+    write_text(args.output.with_suffix(".csv"), "".join(table(runs)))
+    with replacing(args.output.with_suffix(".webp")) as unfinished:
+        picture(runs).savefig(unfinished, dpi=75, format="webp", pil_kwargs={"lossless": True})
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ class Run:
             files = ", ".join(f"{WEIGHTS}/{name}.safetensors" for name in self.weights)
             given += ["--model.init_args.initial_weights", f"[{files}]"]
         return given + [
-            *self.options, "--seed_everything", "0", "--trainer.max_steps", str(steps), "--trainer.log_every_n_steps", "1",
+            *self.options, "--seed_everything", "0", "--trainer.max_steps", str(steps),
+            "--trainer.log_every_n_steps", "1",
             "--trainer.val_check_interval", "null", "--trainer.limit_val_batches", "0",
             "--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(folder),
             "--trainer.logger", "lightning.pytorch.loggers.CSVLogger",
@@ -52,6 +53,10 @@ class Run:
         ]  # fmt: skip
 
 
+LINEAR_CODEC = (
+    "--data", "configs/data/small_videos_full.yaml", "--data.init_args.batch_size", "2", "--network.channels", "48",
+    "--data.init_args.train_defaults.selection.init_args.frames", "9", "--output", "runs/autoencoder/linear_codec.safetensors",
+)  # fmt: skip
 SMALL = ("--data.init_args.batch_size", "2")
 RUNS = (
     Run("autoencoder", ("autoencoder",), options=SMALL),
@@ -80,10 +85,16 @@ def losses(checkout: Path, run: Run, steps: int) -> list[str]:
         if "total_steps" in file.read_text():
             arguments += [STEPS_OF_SCHEDULE, str(steps)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-        command = [sys.executable, "-W", "ignore", "main.py", *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{run.name} in {checkout}: {done.stdout[-500:]}{done.stderr[-1500:]}")
+        commands = [["main.py", *arguments]]
+        if run.name == "autoencoder" and (folder / "preparation" / "linear_codec.py").exists():
+            commands.insert(
+                0, ["-m", "preparation.linear_codec", *LINEAR_CODEC]
+            )  # older checkouts did it in `fit`
+        for command in commands:
+            command = [sys.executable, "-W", "ignore", *command]
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{run.name} in {checkout}: {done.stdout[-500:]}{done.stderr[-1500:]}")
         (table,) = (Path(scratch) / "run").rglob("metrics.csv")
         rows = csv.DictReader(table.read_text().splitlines())
         return [row["train/loss"] for row in rows if row.get("train/loss")]
@@ -111,7 +122,8 @@ def verdict(before: list[str], after: list[str]) -> str:
     if not different:
         return f"{len(before)} and {len(after)} steps"
     k = different[0]
-    return f"differs from step {k + 1} of {len(before)} on: {before[k]} and {after[k]}; last {before[-1]} and {after[-1]}"
+    first, last = (f"{before[n]} and {after[n]}" for n in (k, -1))
+    return f"differs from step {k + 1} of {len(before)} on: {first}; last {last}"
 
 
 def main(args: list[str] | None = None) -> None:

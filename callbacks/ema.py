@@ -7,20 +7,22 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from callbacks.sharding import gather, local, reshard, scatter
+from scene4d.distributed.sharding import gather, local, reshard, scatter
 
 
 class ExponentialMovingAverage(L.Callback):
     """Averages the trainable parameters; validation, test and prediction see the averages.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that short runs are not held back by their
-    first weights. Averages are float32, split over ranks as the parameters are, and saved whole in the
-    callback's part of the checkpoint: a resumed run goes on with the same bits, on any number of ranks.
-    `WeightsExport` writes them.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the first weights do not hold short
+    runs back. Averages are float32 and split over ranks as the parameters are. They are saved whole in the
+    callback's part of the checkpoint, beside the trained values: a resumed run goes on with the same bits, on
+    any number of ranks, and also when the checkpoint was written in the middle of a validation.
+    `WeightsExport` writes the averages.
 
     Args:
-        decay: Share of the old average that an update keeps, in [0, 1).
+        decay: The share of the old average that an update keeps, in [0, 1).
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -62,7 +64,7 @@ class ExponentialMovingAverage(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Updates once an optimizer step, however many batches that takes."""
+        """Updates once per optimizer step, however many batches that takes."""
         if trainer.global_step > self.step:
             self.update(pl_module)
             self.step = trainer.global_step
@@ -86,11 +88,22 @@ class ExponentialMovingAverage(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and, on rank 0, whole averages; plain tensors only."""
-        assert not self._raw, (
-            "a checkpoint must not be written while the averages are in the parameters' place"
-        )
         whole = self.whole_averages()
         return {"updates": self.updates, "averages": whole if self._writes else {}}
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Puts the trained values into a checkpoint that is asked for during validation, as a preemption may.
+
+        The parameters hold the averages at that moment and keep them. Every rank must call this: where the
+        checkpoint is written whole, only rank 0 holds its weights, but all ranks hold a part of the values.
+        """
+        weights = checkpoint["state_dict"]
+        for name, trained in self._raw.items():
+            value = trained if isinstance(weights.get(name), DTensor) else gather(trained)
+            if name in weights:
+                weights[name] = value
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps what `on_train_start` or an evaluation will put on the device."""
@@ -121,9 +134,8 @@ class ExponentialMovingAverage(L.Callback):
             return
         reshard(module)
         for name, parameter in trainable(module).items():
-            values = local(parameter)
-            self._raw[name] = values.clone()
-            values.copy_(local(self.averages[name]))
+            self._raw[name] = parameter.detach().clone()
+            local(parameter).copy_(local(self.averages[name]))
 
     @torch.no_grad()
     def _put_back(self, module: L.LightningModule) -> None:
@@ -131,7 +143,7 @@ class ExponentialMovingAverage(L.Callback):
             return
         reshard(module)
         for name, parameter in trainable(module).items():
-            local(parameter).copy_(self._raw[name])
+            local(parameter).copy_(local(self._raw[name]))
         self._raw = {}
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from callbacks.grid_export import frame_rate, scene_folder
+from scene4d.atomic import write_json
 from scene4d.gaussians.ply import write_ply
 from scene4d.gaussians.pruning import prune_by_opacity
 from scene4d.geometry.trajectories import orbit
@@ -138,9 +137,7 @@ def write_cameras(
         "convention": "OpenCV camera-to-world, x right, y down, z forward; pixel centres at +0.5",
         "height": size[0], "width": size[1], "fps": fps, "frame_times": frame_times, "cameras": listed,
     }  # fmt: skip
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)
+    write_json(path, content)
 
 
 def orbit_video(

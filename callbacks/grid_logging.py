@@ -57,7 +57,7 @@ class GridLogging(L.Callback):
             if source not in self._seen:
                 self._seen.add(source)
                 sample = batch.sample(index)
-                if sample.latents is not None:
+                if not sample.has_images:
                     sample = replace(sample, images=pl_module.images(sample))  # type: ignore[operator]
                 show(trainer, f"train/{source}", _training_sheet(sample, self.frames), self.enlarge)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from scene4d.report import write_json
+from scene4d.atomic import write_json
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import lightning as L
@@ -13,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from callbacks.ema import ExponentialMovingAverage
-from callbacks.sharding import gather, reshard
+from scene4d.atomic import replacing
+from scene4d.distributed.sharding import gather, reshard
 
 
 class WeightsExport(L.Callback):
@@ -87,10 +87,9 @@ class WeightsExport(L.Callback):
         return weights
 
     def _write(self, path: Path, weights: dict[str, Tensor], header: dict[str, str]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        save_file({name: value.contiguous() for name, value in weights.items()}, temporary, metadata=header)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            tensors = {name: value.contiguous() for name, value in weights.items()}
+            save_file(tensors, temporary, metadata=header)
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

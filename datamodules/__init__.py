@@ -1,4 +1,4 @@
-"""Data: shards of scenes -> batches of view x time grids."""
+"""Loads shards of scenes as batches of view x time grids."""
 
 from datamodules.augmentation import GridAugmentation
 from datamodules.homography import HomographyViews

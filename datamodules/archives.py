@@ -1,4 +1,4 @@
-"""Shards opened wherever they lie and read strictly: damage is never taken for the end of an archive."""
+"""Opens shards wherever they lie and reads them strictly: damage is never taken for the end of an archive."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 import fsspec
 import webdataset as wds
 
 from datamodules.tar_files import tar_files
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 Members = dict[str, bytes]
 
@@ -25,12 +28,12 @@ WAITS = (1.0, 3.0)  # seconds before the second and the third attempt at a remot
 
 
 def is_remote(url: str) -> bool:
-    """Whether an address is a pipe or has a scheme, so that it cannot be looked up on disk."""
+    """Tells whether an address is a pipe or has a scheme, so that it cannot be looked up on disk."""
     return url.startswith("pipe:") or "://" in url
 
 
 def open_shard(url: str, silence: float = SILENCE_SECONDS) -> AbstractContextManager[IO[bytes]]:
-    """Opens a path, a `pipe:` command, an `http(s)://` address, or whatever else fsspec knows (s3, gs, ...).
+    """Opens a path, a `pipe:` command, an `http(s)://` address, or any other scheme that fsspec knows (s3, gs, ...).
 
     Args:
         url: Path or address.
@@ -48,14 +51,14 @@ def open_shard(url: str, silence: float = SILENCE_SECONDS) -> AbstractContextMan
 def read_archive(url: str, retry: bool = True) -> Iterator[Members]:
     """Yields the raw samples of a shard, nothing decoded.
 
-    A remote shard that fails is read again from its start after a wait; samples given before are passed over.
+    A remote shard that fails is read again from its start after a wait; samples yielded before are passed over.
 
     Args:
         url: Path or address.
-        retry: Whether to try a remote shard more than once.
+        retry: Whether a remote shard is tried more than once.
 
     Raises:
-        Exception: Whatever opening and reading raise; `tarfile.ReadError` if the archive is damaged or cut off.
+        Exception: Opening or reading fails; `tarfile.ReadError` if the archive is damaged or cut off.
     """
     given = 0
     for wait in [*(WAITS if retry and is_remote(url) else ()), None]:
@@ -71,8 +74,8 @@ def read_archive(url: str, retry: bool = True) -> Iterator[Members]:
             time.sleep(wait)
 
 
-def _files(url: str) -> Iterator[dict[str, Any]]:
-    """Files of an archive, as webdataset's grouping takes them; the empty one ends the last sample."""
+def _files(url: str) -> Iterator[dict[str, str | bytes]]:
+    """Yields the files of an archive as webdataset groups them; the empty one ends the last sample."""
     with open_shard(url) as stream:
         for name, content in tar_files(stream):
             yield {"fname": name, "data": content, "__url__": url}
@@ -80,11 +83,11 @@ def _files(url: str) -> Iterator[dict[str, Any]]:
 
 
 class _CommandOutput(io.RawIOBase):
-    """What a shell command writes; a command that falls silent or fails raises.
+    """Reads the output of a shell command; a command that falls silent or fails raises an error.
 
     Args:
-        command: For `sh -c`.
-        silence: Seconds without output after which it is stopped.
+        command: Command line that `sh -c` runs.
+        silence: Seconds without output after which the command counts as failed.
     """
 
     def __init__(self, command: str, silence: float) -> None:
@@ -94,14 +97,14 @@ class _CommandOutput(io.RawIOBase):
         )
 
     def readable(self) -> bool:
-        """Always."""
+        """Returns True."""
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        """Reads what there is.
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Reads the bytes that are there.
 
         Raises:
-            TimeoutError: No output for `silence` seconds.
+            TimeoutError: There was no output for `silence` seconds.
             OSError: The command failed.
         """
         output = self.process.stdout

@@ -18,12 +18,12 @@ from scene4d.types import Cameras, SceneBatch
 
 @dataclass(frozen=True)
 class GridAugmentation:
-    """Random changes drawn once a scene and applied to all its views and frames alike.
+    """Draws random changes once per scene and applies them to all its views and frames alike.
 
     Args:
         flip: Probability of a mirror image; cameras and depth are mirrored with it.
         permute_channels: Probability of a random order of the colour channels.
-        gamma: Largest change of the exponent, as a factor minus 1: colour -> colour ** gamma.
+        gamma: Largest change of the exponent in colour ** exponent, as a factor minus 1.
         gain: Largest change of the gain of each channel.
         keep_white: Gain scales the distance to white, so that a white background stays white; otherwise it
             scales the distance to black.
@@ -85,7 +85,7 @@ def flip_geometry(batch: SceneBatch) -> SceneBatch:
 def change_colors(
     images: Float[Tensor, "b v t c h w"], gamma: float, gains: Float[Tensor, "c"], keep_white: bool
 ) -> Float[Tensor, "b v t c h w"]:
-    """Applies gamma, then a gain a channel, towards white or black; clamps to [0, 1]."""
+    """Applies gamma, then one gain per channel, towards white or black; clamps to [0, 1]."""
     images = images**gamma
     gains = gains[:, None, None]
     images = 1 - (1 - images) * gains if keep_white else images * gains
@@ -100,11 +100,11 @@ def map_levels(
 ) -> Float[Tensor, "b v t c h w"]:
     """Replaces level k of channel c by `table[c, k]`: a byte has 256 powers, an image has many more pixels.
 
-    Plane by plane: the bytes widened to indices then fit in the cache.
+    It goes plane by plane, so that the bytes widened to indices fit in the cache.
 
     Args:
-        images: Bytes, read as they lie: no copy of them is made.
-        table: New levels.
+        images: Images as bytes; they are not copied.
+        table: New levels of every channel.
         order: Channel c of the result is made of channel `order[c]`.
         mirrored: Whether the result is mirrored left to right.
     """
@@ -120,7 +120,7 @@ def map_levels(
 
 
 def unit_floats(images: UInt8[Tensor, "*axes"] | Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """Bytes as contiguous floats in [0, 1]; floats are left as they are."""
+    """Turns bytes into contiguous floats in [0, 1]; floats are left as they are."""
     if images.dtype != torch.uint8:
         return images
     return torch.empty(images.shape).copy_(images).div_(255)
@@ -133,8 +133,8 @@ def fit(batch: SceneBatch, size: tuple[int, int]) -> SceneBatch:
     would invent surfaces.
 
     Args:
-        batch: Scenes of any size; images may be bytes, resized ones are floats.
-        size: Height and width wanted.
+        batch: Scenes of any size. Images may be bytes; resized ones are floats.
+        size: Wanted height and width.
     """
     height, width = batch.images.shape[-2:]
     if (height, width) == size:

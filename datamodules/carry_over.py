@@ -1,15 +1,15 @@
-"""The place in the data carried over to another number of ranks or workers: nothing is seen twice in a pass."""
+"""Carries the place in the data over to another number of ranks or workers: nothing is seen twice in a pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-State = dict[str, Any]
+from datamodules.mixture import WorkerState
 
 
 class LeftOut(NamedTuple):
-    """What a source's running pass loses by carrying its place over."""
+    """The part of a source's running pass that is lost by carrying its place over."""
 
     begun: int
     """Shards of which some samples were taken; their other samples are left out."""
@@ -18,21 +18,21 @@ class LeftOut(NamedTuple):
 
 
 def carry_over(
-    states: Sequence[State | None], workers: int, period: int
-) -> tuple[list[State | None], list[LeftOut]]:
+    states: Sequence[WorkerState | None], workers: int, period: int
+) -> tuple[list[WorkerState | None], list[LeftOut]]:
     """Turns the states of all old workers into those of the new ones.
 
     Worker w of n takes the shards w, n + w, 2n + w, ... of an endless list (`ShardStream`). The new workers go
     on behind the last shard that any old one began. So no sample of the running pass comes again, the shares
-    start exact, and what is left out is counted.
+    start exact, and everything left out is counted.
 
     Args:
-        states: Of all old workers, rank by rank; None if one had delivered nothing.
+        states: States of all old workers, rank by rank; None for a worker that had delivered nothing.
         workers: New number of workers over all ranks.
-        period: Samples after which the turns of the sources repeat.
+        period: Number of samples after which the turns of the sources repeat.
 
     Returns:
-        States of the new workers, and for each source what its running pass loses.
+        States of the new workers, and the loss of every source's running pass.
     """
     known = [state for state in states if state]
     if not known:
@@ -45,7 +45,7 @@ def carry_over(
         lost.append(left_out)
     draws = -(-max(state["draws"] for state in known) // period) * period
     unreadable = [sum(column) for column in zip(*(state.get("unreadable", []) for state in known))]
-    made: list[State | None] = [
+    made: list[WorkerState | None] = [
         {
             "draws": draws,
             "shards": [[-(-(position - worker) // workers), 0] for position in positions],
@@ -57,7 +57,7 @@ def carry_over(
 
 
 def _fresh(places: Sequence[Sequence[int]]) -> tuple[int, LeftOut]:
-    """First place of the endless list that no worker began, and what lies unread before it.
+    """Finds the first place of the endless list that no worker began, and counts the unread shards before it.
 
     Args:
         places: [shards finished, samples taken from the next one] of every worker.

@@ -1,4 +1,4 @@
-"""Joining scenes to a batch although some have cameras, depth or captions and others have none."""
+"""Joins scenes to a batch although some have cameras, depth or captions and others have none."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scene4d.types import Cameras, SceneBatch
 def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
     """Joins batches of one along `b`.
 
-    What only some scenes have is filled in: cameras with NaN (so that a use of a camera that does not exist
-    shows), depth with 0 (unknown), captions with zeros. What no scene has stays None.
+    Things that only some scenes have are filled in: cameras with NaN (so that a use of a camera that does not
+    exist shows), depth with 0 (unknown), captions with zeros. Things that no scene has stay None.
 
     Raises:
-        ValueError: Grids of different shapes, or latents of only some scenes, of several autoencoders or shapes;
-            names the keys.
+        ValueError: Grids have different shapes, only some scenes have latents, or latents come from several
+            autoencoders or have several shapes; names the keys.
     """
     shapes = {tuple(scene.images.shape[1:]) for scene in scenes}
     if len(shapes) > 1:

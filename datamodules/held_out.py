@@ -1,4 +1,4 @@
-"""Held-out scenes for validation, test and prediction: finite, in fixed order, the same at every run."""
+"""Reads held-out scenes for validation, test and prediction: finite, in fixed order, the same at every run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from random import Random
-from typing import Any
+from typing import TypeVar
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -17,22 +17,24 @@ from datamodules.mixture import Read
 from datamodules.shards import read_shard
 from scene4d.types import SceneBatch
 
+Batch = TypeVar("Batch")
+
 
 class HeldOutBatches(IterableDataset):
-    """All samples of one source, in the order of its shards.
+    """Yields all samples of one source in the order of its shards.
 
     Rank r of n takes samples r, r + n, ...; ranks that would come out one short repeat their last sample (the
     last of all, if they have none), since collective operations need the same number of batches on every
     rank. Random choices of a sample depend only on the seed and its key. Held-out data must be whole: an
-    unreadable sample or shard raises, because scores over what happened to be readable do not compare.
+    unreadable sample or shard raises an error, because scores over the readable rest do not compare.
 
     Args:
-        name: Source name.
+        name: Name of the source.
         urls: Expanded shard addresses.
         read: Turns raw members into a batch of one.
-        batch_size: Samples a batch; the last may be smaller.
-        seed: Of the random choices.
-        most: Only the first so many samples; None = all.
+        batch_size: Samples per batch; the last batch may be smaller.
+        seed: Seed of the random choices.
+        most: Number of samples after which it ends; None takes all.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class HeldOutBatches(IterableDataset):
         self.rank, self.ranks = 0, 1
 
     def __iter__(self) -> Iterator[SceneBatch | str]:
-        """Yields this worker's batches, or an error as one line."""
+        """Yields the batches of this worker, or an error as one line."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         try:
@@ -81,7 +83,7 @@ class HeldOutBatches(IterableDataset):
 
 
 class HeldOutLoader:
-    """Iterates `HeldOutBatches`, with worker processes if wanted.
+    """Iterates over `HeldOutBatches`, with worker processes if wanted.
 
     Its length is known when all shards are local files.
     """
@@ -91,7 +93,7 @@ class HeldOutLoader:
         self._count: int | None = None
 
     def __len__(self) -> int:
-        """Batches of this rank.
+        """Returns the number of batches of this rank.
 
         Raises:
             TypeError: A shard is not a local file, so the length is unknown.
@@ -120,7 +122,7 @@ class HeldOutLoader:
 
 
 def _count(url: str) -> int:
-    """Samples of a local shard, from its headers."""
+    """Counts the samples of a local shard by its headers."""
     try:
         with tarfile.open(url, "r:") as tar:
             return sum(name.endswith(".meta.json") for name in tar.getnames())
@@ -128,5 +130,5 @@ def _count(url: str) -> int:
         raise ValueError(f"shard {url!r} cannot be read: {error}") from error
 
 
-def _as_is(batch: Any) -> Any:
+def _as_is(batch: Batch) -> Batch:
     return batch

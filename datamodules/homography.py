@@ -1,4 +1,4 @@
-"""2D videos -> grids: smooth random homography paths stand for synchronized cameras (paper, sec. 3.1)."""
+"""Makes grids of 2D videos: smooth random homography paths stand for synchronized cameras (paper, sec. 3.1)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch import Tensor
 
 
 class HomographyViews:
-    """Views of a 2D video along a smooth random path of homographies, the same for all frames of a view.
+    """Makes views of a 2D video along a smooth random path of homographies, the same for all frames of a view.
 
     View 0 looks straight at the video; view k is seen through a homography whose parameters run along a
     curve from zero at view 0 to a random end within the bounds. One zoom for all views keeps every pixel of
     every view inside the video: no black borders. Each view is resampled once.
 
     Args:
-        views: Views of the path, from which the selection takes its views.
+        views: Number of views on the path, from which the selection takes its views.
         rotation: Largest in-plane rotation at the end of the path, degrees.
         scale: Largest change of scale, as a factor minus 1 (0.15 = 15% closer or farther).
         shear: Largest shear.
         perspective: Largest change of the homogeneous weight from the image centre to its short border;
-            it is what makes a view look turned sideways.
+            it makes a view look turned sideways.
         translation: Largest shift, as a share of half the short image side.
         curvature: Size of the smooth detour of each parameter, as a share of its bound.
-        zoom: Range of an extra random zoom in, 1 = as wide as possible.
+        zoom: Range of an extra random zoom in; 1 is as wide as possible.
 
     Raises:
         ValueError: A bound is out of range.
@@ -90,11 +90,11 @@ class HomographyViews:
         """Renders views of a video, each by one bilinear resampling.
 
         A video over twice as large as its views is box-averaged first, against aliasing. Its frames and channels
-        go through one sampling grid a view, whose weights are then computed once.
+        go through one sampling grid per view, whose weights are then computed once.
 
         Args:
-            video: In [0, 1].
-            homographies: As drawn by `path`, those of the wanted views.
+            video: Video in [0, 1].
+            homographies: Homographies of the wanted views, as drawn by `path`.
             output: Height and width of the views.
         """
         factor = max(1, min(video.shape[2] // output[0], video.shape[3] // output[1]))
@@ -107,7 +107,7 @@ class HomographyViews:
         return rearrange(warped, "v (t c) h w -> v t c h w", t=len(video)).clamp_(0, 1)
 
     def _curves(self, rng: Random) -> Float[Tensor, "v 7"]:
-        """Parameters over the path: a straight line to a random end plus half a wave, all zero at view 0."""
+        """Draws parameters over the path: a straight line to a random end plus half a wave, zero at view 0."""
         count = len(self.bounds)
         end = torch.tensor([rng.uniform(-1, 1) for _ in range(count)])
         detour = torch.tensor([rng.uniform(-1, 1) for _ in range(count)]) * self.curvature
@@ -125,7 +125,7 @@ class HomographyViews:
 
 
 def _half_size(size: tuple[int, int]) -> tuple[float, float]:
-    """Half width and half height in units of half the short side: (1, 1) for a square image."""
+    """Returns half width and half height in units of half the short side: (1, 1) for a square image."""
     height, width = size
     return width / min(size), height / min(size)
 
@@ -142,7 +142,7 @@ def _pixel_centres(size: tuple[int, int]) -> Float[Tensor, "h w 3"]:
 def _widest_zoom(
     homographies: Float[Tensor, "v 3 3"], output: tuple[float, float], stored: tuple[float, float]
 ) -> float:
-    """Largest scale of the output rectangle whose images under all homographies lie in the stored one.
+    """Finds the largest scale of the output rectangle whose images under all homographies lie in the stored one.
 
     A homography maps a rectangle on the safe side of its horizon to a convex quadrilateral, so the four
     corners decide.

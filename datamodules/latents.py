@@ -1,4 +1,4 @@
-"""Latents that were computed before: what they stand for exactly, and what would need pixels."""
+"""Takes stored latents of exactly the frames that are asked for, and refuses options that need pixels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from datamodules.augmentation import GridAugmentation
 from datamodules.homography import HomographyViews
 from datamodules.selection import ContextSelection, GridSelection
+from scene4d.latent_grid import latent_frames, video_frames
 from scene4d.sample_format import SceneSample
 
 
@@ -43,16 +44,16 @@ def refuse_inexact(
 
 
 def latents_of(sample: SceneSample, frames: int) -> Float[Tensor, "v n z y x"]:
-    """The latents of the first 4 (n - 1) + 1 frames.
+    """Returns the latents of the first frames of a sample.
 
     Raises:
-        ValueError: Fewer are stored; names the sample.
+        ValueError: Fewer are stored (names the sample), or `frames` is not 4k + 1.
     """
     assert sample.latents is not None
-    count, stored = 1 + (frames - 1) // 4, sample.latents.shape[2]
+    count, stored = latent_frames(frames), sample.latents.shape[2]
     if count > stored:
         raise ValueError(
-            f"sample {sample.key!r} has latents of {4 * stored - 3} frames, {frames} are asked for; "
-            "stills have as many as datamodules.preparation.latents --frames said"
+            f"sample {sample.key!r} has latents of {video_frames(stored)} frames, {frames} are asked for; "
+            "stills have as many as preparation.latents --frames said"
         )
     return rearrange(torch.from_numpy(sample.latents[:, :, :count]), "v z n y x -> v n z y x")

@@ -1,4 +1,4 @@
-"""The training mixture: exact shares of several sources, endless, resumable from a few integers a worker."""
+"""The training mixture: exact shares of several sources, endless, resumable from a few integers per worker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -25,11 +25,12 @@ class Ingredient:
     """One source of a mixture.
 
     Attributes:
-        name: For errors and seeds.
+        name: Name of the source, used in errors and seeds.
         urls: Expanded shard addresses.
-        weight: Share, in any unit.
+        weight: Share in any unit.
         read: Turns raw members and a random generator into a batch of one.
-        shape: Of what `read` makes, whether latents included; only sources of one shape share a batch.
+        shape: Shape of the grids that `read` makes, and whether they have latents; only sources of one shape share
+            a batch.
     """
 
     name: str
@@ -39,15 +40,30 @@ class Ingredient:
     shape: tuple[int, ...] = ()
 
 
-class Delivery(NamedTuple):
-    """What a worker hands over: a batch and where it stands after it, or an error as one line.
+class _Drawn(TypedDict):
+    draws: int
+    shards: list[list[int]]
 
-    `problems` are what it could not read since the last time.
+
+class WorkerState(_Drawn, total=False):
+    """The place of one worker.
+
+    It holds the number of samples drawn, and for every source `[position, offset]` in its shards and the number of
+    skipped shards and samples. Old checkpoints lack `unreadable`.
+    """
+
+    unreadable: list[int]
+
+
+class Delivery(NamedTuple):
+    """A worker hands over a batch and its place after it, or an error as one line.
+
+    `problems` names the shards and samples that it could not read since the last delivery.
     """
 
     worker: int
     batch: SceneBatch | None
-    state: dict[str, Any]
+    state: WorkerState
     error: str = ""
     problems: Sequence[Problem] = ()
 
@@ -60,22 +76,20 @@ class Bucket(NamedTuple):
 
 
 class MixedBatches(IterableDataset):
-    """Endless batches of a mixture.
+    """Yields endless batches of a mixture.
 
-    After any number of samples each source had its share to at most one sample, on every worker. An unusable
-    sample is recorded and replaced by the next of its source.
+    After any number of samples, the share of each source is exact to at most one sample, on every worker. An
+    unusable sample is recorded and replaced by the next one of its source.
 
-    Sources of several shapes form buckets: a batch comes from one bucket, and each bucket has its share to at
-    most one batch, each source its share of the bucket's samples to at most one sample. The ranks draw from
-    the same bucket at the same step, so none waits for another's larger grids.
+    Sources of several shapes form buckets, and a batch comes from one bucket. The share of each bucket is exact to
+    at most one batch, and the share of each source within its bucket to at most one sample. The ranks draw from
+    the same bucket at the same step, so none waits for the larger grids of another.
 
-    A worker's state is `{"draws": samples drawn, "shards": [[position, offset] a source], "unreadable":
-    [number of skipped shards and samples a source]}`; all randomness follows from the seed, the worker's number
-    and that state.
+    All randomness follows from the seed, the number of the worker, and its `WorkerState`.
 
     Args:
-        ingredients: Sources.
-        batch_size: Samples a batch.
+        ingredients: Sources of the mixture.
+        batch_size: Samples per batch.
         seed: Decides everything random.
     """
 
@@ -93,22 +107,23 @@ class MixedBatches(IterableDataset):
 
     @property
     def period(self) -> int:
-        """Samples a worker draws until all turns repeat."""
+        """Number of samples that a worker draws until all turns repeat."""
         periods = math.lcm(*(len(bucket.turns.order) for bucket in self.buckets))
         return self.batch_size * len(self.turns.order) * periods
 
-    def place(self, rank: int, ranks: int, batches: int, states: Sequence[dict[str, Any] | None]) -> None:
-        """Says where to go on; called in the main process before workers start.
+    def place(self, rank: int, ranks: int, batches: int, states: Sequence[WorkerState | None]) -> None:
+        """Sets the place from which to go on; it is called in the main process before workers start.
 
         Args:
-            rank: This process.
-            ranks: All processes.
-            batches: Batches this rank has taken so far.
-            states: The state of each of its workers, None or absent at the beginning.
+            rank: Rank of this process.
+            ranks: Number of processes.
+            batches: Number of batches that this rank has taken so far.
+            states: State of each of its workers, None or absent at the beginning.
         """
         self.rank, self.ranks, self.batches, self.states = rank, ranks, batches, list(states)
 
     def __iter__(self) -> Iterator[Delivery]:
+        """Yields deliveries of this worker, the last one with an error if a source has nothing readable."""
         info = get_worker_info()
         number, count = (info.id, info.num_workers) if info else (0, 1)
         worker = (number + self.batches) % count  # the loader's next batch comes from its worker 0
@@ -126,10 +141,10 @@ class MixedBatches(IterableDataset):
 
 
 class _Draws:
-    """One worker's samples; `start` is its place in the turns of the buckets."""
+    """Draws the samples of one worker; `start` is its place in the turns of the buckets."""
 
     def __init__(
-        self, mixture: MixedBatches, worker: int, workers: int, state: dict[str, Any] | None, start: int
+        self, mixture: MixedBatches, worker: int, workers: int, state: WorkerState | None, start: int
     ) -> None:
         nothing = [0] * len(mixture.ingredients)
         state = state or {"draws": 0, "shards": [[0, 0]] * len(nothing)}
@@ -154,7 +169,7 @@ class _Draws:
         self.samples = [iter(stream) for stream in self.streams]
 
     def sources(self) -> list[int]:
-        """The sources of the next batch, all of one bucket."""
+        """Returns the sources of the next batch, all of one bucket."""
         size, turns = self.mixture.batch_size, self.mixture.turns
         batches, rest = divmod(self.count, size)
         number = turns.at(self.start, batches)
@@ -163,7 +178,7 @@ class _Draws:
         return [bucket.sources[bucket.turns.at(self.starts[number], drawn + index)] for index in range(size)]
 
     def sample(self, source: int) -> SceneBatch:
-        """The next usable sample of a source."""
+        """Returns the next usable sample of a source."""
         self.count += 1
         while True:
             members = next(self.samples[source])
@@ -176,7 +191,8 @@ class _Draws:
             self.streams[source].accept()
             return scene
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> WorkerState:
+        """Returns the place of this worker."""
         return {
             "draws": self.count,
             "shards": [[stream.position, stream.offset] for stream in self.streams],
@@ -184,5 +200,5 @@ class _Draws:
         }
 
     def news(self) -> list[Problem]:
-        """Problems not handed over yet."""
+        """Returns the problems that were not handed over yet."""
         return [problem for stream in self.streams for problem in stream.problems.take_news()]

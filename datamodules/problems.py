@@ -1,4 +1,4 @@
-"""What could not be read: counted, and every shard or sample named once."""
+"""Counts unreadable shards and samples, and names each once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """Problems of one source in one worker.
+    """Gathers the problems of one source in one worker.
 
     Attributes:
         source: Name of the source.
-        count: How often something was skipped, also before a resume.
+        count: Number of shards and samples skipped, also before a resume.
         last: The last problem as one line.
     """
 
@@ -40,19 +40,19 @@ class Problems:
             self._news.append(Problem(self.source, name, message))
 
     def take_news(self) -> list[Problem]:
-        """What was not handed out before."""
+        """Returns the problems that were not handed out before."""
         news, self._news = self._news, []
         return news
 
 
 class ProblemLog:
-    """Warns of every shard or sample once, whichever worker met it."""
+    """Warns of every unreadable shard or sample once, whichever worker met it."""
 
     def __init__(self) -> None:
         self._named: set[tuple[str, str]] = set()
 
     def warn(self, problems: Iterable[Problem]) -> None:
-        """Warns of those that were not named before."""
+        """Warns of the problems whose shard or sample was not named before."""
         for problem in problems:
             if (problem.source, problem.name) not in self._named:
                 self._named.add((problem.source, problem.name))

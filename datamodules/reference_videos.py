@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from scene4d.grid_format import read_grid
+from scene4d.latent_grid import latent_frames, video_frames, whole_frames
 from scene4d.types import SceneBatch
+
+FEWEST_FRAMES = video_frames(2)  # one latent frame behind the first: the shortest video that moves
 
 
 class ReferenceVideos(LightningDataModule):
@@ -27,10 +30,10 @@ class ReferenceVideos(LightningDataModule):
     matrix says, is scaled to `size`.
 
     Args:
-        fixed_view: Video file; what moves, seen by one camera that stands still. It is read from its first frame
-            on, at `fps` whatever its own rate: the frame nearest in time counts, and the frame times are the file's.
-        freeze_time: Video file; the first moment of the fixed-view video, one frame a view. Its first frame
-            should show what the fixed-view video's first frame shows. Its rate means nothing.
+        fixed_view: Video file of the moving scene by one camera that stands still. It is read from its first frame
+            on, at `fps` whatever its own rate: the frame nearest in time is taken, with the time it has in the file.
+        freeze_time: Video file of the first moment of the fixed-view video, one frame per view. Its first frame
+            should show the same as the first frame of the fixed-view video. Its rate does not matter.
         size: Height and width of the grid; autoencoders ask for multiples of 8.
         frames: At most this many frames of the fixed-view video, 4k + 1; a shorter video gives fewer, at least 5.
         views: At most this many frames of the freeze-time video, evenly spaced from its first to its last.
@@ -54,8 +57,9 @@ class ReferenceVideos(LightningDataModule):
         super().__init__()
         if size < 1:
             raise ValueError(f"size must be positive, got {size}")
-        if frames < 5 or frames % 4 != 1:
-            raise ValueError(f"frames must be 4k + 1, at least 5 (5, 9, 13, 17, ...), got {frames}")
+        latent_frames(frames)
+        if frames < FEWEST_FRAMES:
+            raise ValueError(f"frames must be at least {FEWEST_FRAMES}, got {frames}")
         if views < 2:
             raise ValueError(f"views must be at least 2, got {views}")
         if not 0 < fps < math.inf:
@@ -89,12 +93,12 @@ class ReferenceVideos(LightningDataModule):
         times = presentation_times(self.fixed_view, until=self.frames / self.fps)
         seconds = 2 * times[-1] - times[-2]  # the last frame stays as long as the one before
         shown = math.ceil(seconds * self.fps - 0.05)  # some files round their times to milliseconds
-        if shown < 5:
+        if shown < FEWEST_FRAMES:
             raise ValueError(
-                f"video {self.fixed_view!r} lasts {seconds:.2f} s: 5 frames, the fewest, at {self.fps:g} a second "
-                f"need more than {4 / self.fps:.2f} s"
+                f"video {self.fixed_view!r} lasts {seconds:.2f} s: {FEWEST_FRAMES} frames, the fewest, at "
+                f"{self.fps:g} a second need more than {(FEWEST_FRAMES - 1) / self.fps:.2f} s"
             )
-        wanted = np.arange(min(self.frames, 1 + (shown - 1) // 4 * 4)) / self.fps
+        wanted = np.arange(min(self.frames, whole_frames(shown))) / self.fps
         nearest = np.abs(times - wanted[:, None]).round(6).argmin(1)  # the earlier of two that are as near
         return nearest.tolist(), times[nearest]
 
@@ -133,7 +137,7 @@ class GridFiles(LightningDataModule):
         )  # fmt: skip
 
     def predict_dataloader(self) -> DataLoader:
-        """One batch a file."""
+        """Returns one batch per file."""
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
 

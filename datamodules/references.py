@@ -1,4 +1,4 @@
-"""Which frames of a diffusion grid are given: fixed-view video, freeze-time video, both or none."""
+"""Decides which frames of a diffusion grid are given: fixed-view video, freeze-time video, both or none."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from jaxtyping import Bool
 
 @dataclass(frozen=True)
 class ReferencePolicy:
-    """Probabilities (or any positive weights) of the four ways to give references.
+    """Gives references in one of four ways, with these probabilities (or any positive weights).
 
     Paper, App. B, on static scenes duplicated over time: "To prevent the model from learning a trivial
     solution that simply replicates the first frame across all views, we find it necessary to remove frame
-    conditioning when using freeze-time videos." It is read here as: a grid made from a static scene (a
+    conditioning when using freeze-time videos." This project reads it so: a grid made from a static scene (a
     freeze-time video stacked over time) is trained without any reference frame, `none=1.0`. If its
     freeze-time column were given, the answer would be to copy it; if its fixed-view row were given, the
     network would learn that fixed-view videos carry no motion. The data configs set this for `static`.
 
     Args:
-        both: Row 0 and column 0 are given.
-        fixed_view: Only row 0, the fixed-view video `grid[0, :]`.
-        freeze_time: Only column 0, the freeze-time video `grid[:, 0]`.
-        none: Nothing is given.
+        both: Weight of giving row 0 and column 0.
+        fixed_view: Weight of giving only row 0, the fixed-view video `grid[0, :]`.
+        freeze_time: Weight of giving only column 0, the freeze-time video `grid[:, 0]`.
+        none: Weight of giving nothing.
 
     Raises:
         ValueError: A weight is negative or all are zero.

@@ -21,7 +21,7 @@ class SceneDataModule(LightningDataModule):
     Training is an endless mixture whose shares are exact; an epoch ends only through the trainer
     (`max_steps`, `limit_train_batches`). Its place is part of Lightning's checkpoints: a run killed at any
     point and started again with `--ckpt_path last` goes on with the next batch. Validation, test and
-    prediction go through all held-out scenes, one loader a source, in fixed order; test scenes are those of
+    prediction go through all held-out scenes, one loader per source, in fixed order; test scenes are those of
     validation.
 
     Args:
@@ -30,9 +30,9 @@ class SceneDataModule(LightningDataModule):
         predict: Sources for prediction.
         train_defaults: Settings for all sources of `train` that do not say otherwise.
         val_defaults: Settings for all sources of `val` and `predict` that do not say otherwise.
-        batch_size: Training samples a batch and rank.
-        val_batch_size: Samples a batch and rank in validation, test and prediction.
-        num_workers: Training worker processes a rank; 0 reads in the main process.
+        batch_size: Samples per batch and rank in training.
+        val_batch_size: Samples per batch and rank in validation, test and prediction.
+        num_workers: Worker processes per rank in training; 0 reads in the main process.
         val_num_workers: Worker processes in validation, test and prediction.
         size: Height and width of the images, or one number for square ones; networks ask for multiples of their
             stride or patch size.
@@ -110,7 +110,7 @@ class SceneDataModule(LightningDataModule):
         return ResumableLoader(MixedBatches(ingredients, self.batch_size, self.seed), self.num_workers)
 
     def val_dataloader(self) -> list[HeldOutLoader]:
-        """One loader a source."""
+        """One loader per source."""
         return self._held_out("val", self.val)
 
     def test_dataloader(self) -> list[HeldOutLoader]:
@@ -118,7 +118,7 @@ class SceneDataModule(LightningDataModule):
         return self._held_out("val", self.val)
 
     def predict_dataloader(self) -> list[HeldOutLoader]:
-        """One loader a source."""
+        """One loader per source."""
         return self._held_out("predict", self.predict)
 
     def _held_out(self, part: str, sources: Sequence[Source]) -> list[HeldOutLoader]:

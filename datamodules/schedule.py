@@ -1,4 +1,4 @@
-"""In which order sources take turns: every prefix holds each share to less than one sample."""
+"""Orders the turns of sources so that in every prefix each share is exact to less than one sample."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LONGEST_PERIOD = 10_000
 
 @dataclass(frozen=True)
 class Turns:
-    """Whose turn it is, for ever: every prefix holds each share to at most one turn.
+    """Endless turns: in every prefix each share is exact to at most one turn.
 
     Attributes:
-        order: One period.
-        starts: Places in it where one may start.
+        order: One period of turns.
+        starts: Places in the period where one may start.
     """
 
     order: list[int]
@@ -25,7 +25,7 @@ class Turns:
 
     @classmethod
     def of(cls, weights: Sequence[float]) -> Turns:
-        """Turns in proportion to `weights`.
+        """Deals turns in proportion to `weights`.
 
         Raises:
             ValueError: See `whole_weights`.
@@ -35,22 +35,22 @@ class Turns:
         return cls(order, fair_starts(whole, order))
 
     def start(self, worker: int, workers: int) -> int:
-        """Where one of several workers starts: spread, so that together they are balanced at every step."""
+        """Returns the start of one of several workers, spread so that together they are balanced at every step."""
         return self.starts[worker * len(self.starts) // workers % len(self.starts)]
 
     def at(self, start: int, turn: int) -> int:
-        """Whose turn it is after `turn` turns."""
+        """Returns the item whose turn it is after `turn` turns."""
         return self.order[(start + turn) % len(self.order)]
 
     def taken(self, start: int, turns: int, item: int) -> int:
-        """How many of the first `turns` turns were those of `item`."""
+        """Counts how many of the first `turns` turns were those of `item`."""
         periods, rest = divmod(turns, len(self.order))
         partial = sum(self.at(start, turn) == item for turn in range(rest))
         return periods * self.order.count(item) + partial
 
 
 def whole_weights(weights: Sequence[float]) -> list[int]:
-    """Weights as whole numbers without a common divisor: 0.4, 0.2, 0.2, 0.2 -> 2, 1, 1, 1.
+    """Turns weights into whole numbers without a common divisor: 0.4, 0.2, 0.2, 0.2 -> 2, 1, 1, 1.
 
     Raises:
         ValueError: A weight is not positive, or the numbers add up to more than 10,000.
@@ -68,13 +68,13 @@ def whole_weights(weights: Sequence[float]) -> list[int]:
 
 
 def deal(weights: Sequence[int]) -> list[int]:
-    """One period of turns: after k turns source i had its share k * w_i / sum(w) to less than one turn.
+    """Deals one period of turns: after k turns source i has its share k * w_i / sum(w) to less than one turn.
 
-    Tijdeman's algorithm ("The chairman assignment problem", 1980): among the sources at least 1/(2n - 2)
-    behind, the next turn goes to the one that would first fall 1 - 1/(2n - 2) behind.
+    The algorithm is Tijdeman's ("The chairman assignment problem", 1980): among the sources that are at least
+    1/(2n - 2) behind, the next turn goes to the one that would first fall 1 - 1/(2n - 2) behind.
 
     Args:
-        weights: Whole, positive.
+        weights: Positive whole numbers.
     """
     total, slack = sum(weights), max(2 * len(weights) - 2, 1)
     taken = [0] * len(weights)
@@ -89,9 +89,9 @@ def deal(weights: Sequence[int]) -> list[int]:
 
 
 def fair_starts(weights: Sequence[int], turns: Sequence[int]) -> list[int]:
-    """Places in the period where one may start and still be at most one turn off in every prefix.
+    """Finds the places in the period where one may start and still be at most one turn off in every prefix.
 
-    Workers start at different ones, so that what they draw together at a step is balanced as well.
+    Workers start at different places, so that the samples they draw together at a step are balanced as well.
     """
     total = sum(weights)
     deviations = [

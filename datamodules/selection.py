@@ -1,4 +1,4 @@
-"""Which views and frames of a stored scene a sample takes, decided before anything is decoded."""
+"""Decides which views and frames of a stored scene a sample takes, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from random import Random
 import numpy as np
 from jaxtyping import Bool
 
+from scene4d.latent_grid import latent_frames
+
 
 @dataclass(frozen=True)
 class Extent:
-    """What a scene holds: `views` x `frames`, depth at `depth_frames`."""
+    """A stored scene has `views` x `frames`, and depth at `depth_frames`."""
 
     key: str
     views: int
@@ -43,7 +45,7 @@ class GridSelection:
     Args:
         views: Views of the grid.
         view_strides: Steps between views to draw from; those that do not fit a scene are left out.
-        frames: Frames of the grid, 4k + 1 because the autoencoder is causal with stride 4.
+        frames: Frames of the grid, 4k + 1 as video autoencoders need it.
         frame_strides: Steps between frames to draw from.
         reverse_views: Probability of taking the views backwards (paper, App. B).
         reverse_time: Probability of playing the scene backwards.
@@ -65,8 +67,7 @@ class GridSelection:
         random: bool = True,
         first_frame: bool = False,
     ) -> None:
-        if frames < 1 or frames % 4 != 1:
-            raise ValueError(f"frames must be 4k + 1 (1, 5, 9, 13, 17, ...), got {frames}")
+        latent_frames(frames)
         if views < 1:
             raise ValueError(f"views must be at least 1, got {views}")
         self.views, self.view_strides = views, _checked_strides("view_strides", view_strides)
@@ -135,7 +136,7 @@ class ContextSelection:
         frame_strides: Steps between timesteps to draw from.
         input_views: Fixed input views for evaluation; needs `target_views` too.
         target_views: Fixed target views for evaluation.
-        shuffle_inputs: Probability that the inputs come in random order, else in stored order. The first
+        shuffle_inputs: Probability that the inputs come in random order instead of stored order. The first
             input's camera is the network's world frame.
         depth_frames_only: Take only frames that have depth (in scenes with depth at all).
         random: False for evaluation: evenly spread views, frames from the first on.

@@ -1,4 +1,4 @@
-"""Endless raw samples of one source in a deterministic, resumable shuffle; what is damaged is left out."""
+"""Reads endless raw samples of one source in a deterministic, resumable shuffle, and leaves damaged ones out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from datamodules.archives import Members, is_remote, read_archive
 from datamodules.problems import Problems
 
 PATIENCE_SECONDS = 25.0  # without a usable sample; the last time-out included less than a minute
-MANY_SHARDS, MANY_SAMPLES = 3, 100  # so many in turn unusable for so long: the source is not readable
+MANY_SHARDS, MANY_SAMPLES = 3, 100  # a source with so many unusable in turn, for so long, is not readable
 
 
 def expand_urls(source: str, urls: Sequence[str]) -> list[str]:
     """Expands braces and globs; remote addresses are passed through.
 
-    A path that does not exist stays in the list while others do: reading it is a problem like any other.
+    A missing path stays in the list as long as another path exists: it is then a problem like any unreadable shard.
 
     Raises:
         ValueError: Nothing is found at all, or a pattern matches nothing; names the source and the path.
@@ -46,7 +46,7 @@ def read_shard(url: str, problems: Problems | None = None, retry: bool = True) -
 
     Args:
         url: Path or address.
-        problems: Where to record a problem before going on; None: raise instead.
+        problems: Records a problem before going on; None raises an error instead.
         retry: Whether a failing remote shard is tried more than once.
 
     Raises:
@@ -72,21 +72,21 @@ def _reason(error: Exception) -> str:
 
 
 class ShardStream:
-    """Endless samples of one source for one worker.
+    """Yields endless samples of one source for one worker.
 
     Epoch after epoch the shards are shuffled and dealt in turn to all workers of all ranks, so any number
     of shards serves any number of workers. Inside a shard, blocks of `block` samples are shuffled.
 
     Args:
-        name: Source name, for the seed and for errors.
-        urls: Shards.
+        name: Name of the source, used in seeds and errors.
+        urls: Paths or addresses of the shards.
         seed: Decides all orders.
-        worker: Which of the `workers` this is, over all ranks.
+        worker: Number of this worker over all ranks, from 0.
         workers: Number of workers over all ranks.
-        problems: Where unreadable shards and samples are recorded.
-        block: Samples held in memory, raw, for shuffling.
-        position: Shards this worker finished (where to resume).
-        offset: Samples already taken from the current shard (where to resume).
+        problems: Records unreadable shards and samples.
+        block: Number of raw samples held in memory for shuffling.
+        position: Number of shards that this worker has finished; it resumes there.
+        offset: Number of samples already taken from the current shard; it resumes there.
     """
 
     def __init__(
@@ -108,15 +108,15 @@ class ShardStream:
         self._waiting_since: float | None = None
 
     def accept(self) -> None:
-        """Tells the stream that the sample it gave last could be used."""
+        """Tells the stream that its last sample could be used."""
         self._good, self._rejected, self._waiting_since = self._good + 1, 0, None
         self._fruitless.clear()
 
     def reject(self, sample: Members, message: str) -> None:
-        """Tells the stream that the sample it gave last could not be used, and why.
+        """Tells the stream that its last sample could not be used, and why.
 
         Raises:
-            ValueError: There have been many, for long; names the source.
+            ValueError: Too many samples could not be used for too long; names the source.
         """
         name = f"sample {str(sample.get('__key__', '?'))!r} of {str(sample.get('__url__', '?'))}"
         self.problems.record(name, message)
@@ -136,17 +136,17 @@ class ShardStream:
             self._waited()
             yield from self._samples(url, epoch)
             self.position, self.offset = self.position + 1, 0
-            if self._good == before and from_start:  # else a resumed run had used the shard's samples before
+            if self._good == before and from_start:  # a resumed run may have used the samples before
                 self._fruitless.add(url)
                 self._give_up_in_time()
 
     def _waited(self) -> float:
-        """Seconds since this was first asked after a usable sample."""
+        """Returns the seconds since it was first called after a usable sample."""
         self._waiting_since = self._waiting_since or time.monotonic()
         return time.monotonic() - self._waiting_since
 
     def _give_up_in_time(self) -> None:
-        """Local shards cannot come back, so one pass without a sample decides; remote ones get some time."""
+        """Raises an error if the source seems lost: local shards after one pass, remote ones after some time."""
         everything = len(self._fruitless) == len(set(self.urls))
         if everything and not any(is_remote(url) for url in self.urls):
             raise self._nothing_readable()

@@ -59,7 +59,7 @@ class Source:
         augmentation: Random changes, for training; null = none for this source, whatever the default is.
         size: Height and width of this source's images, or one number for square ones; None = as the data
             module says. A source listed twice under two names gives grids of two sizes.
-        latents: Whether to read the latents that `datamodules.preparation.latents` has stored, instead of
+        latents: Whether to read the latents that `preparation.latents` has stored, instead of
             decoding pictures. For training and its validation: `SceneBatch.images` are then NaN.
 
     Raises:

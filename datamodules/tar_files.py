@@ -1,7 +1,7 @@
-"""Files of a tar archive, read strictly as a stream: damage is never taken for the end of the archive.
+"""Reads the files of a tar archive strictly as a stream: damage is never taken for the end of the archive.
 
-tarfile does more for every file than decoding a small still costs (two headers with 13 fields each, four layers of
-readers), and takes a damaged or missing header, except the first, for the end.
+The standard library's tarfile does more for every file than decoding a small still costs (two headers with 13 fields
+each, four layers of readers). It also takes a damaged or missing header, except the first, for the end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from tarfile import BLOCKSIZE, ReadError
 from typing import IO, Any, NamedTuple
 
+# the overloads of the three functions have no type in common
 COMPRESSED: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZ": bz2.open,
@@ -34,13 +35,13 @@ def tar_files(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     """Yields name and content of every regular file of an archive, compressed or not.
 
     Args:
-        stream: Need not be seekable.
+        stream: Opened archive, which need not be seekable.
 
     Raises:
-        tarfile.ReadError: The archive is damaged, cut off, or holds a sparse file.
+        tarfile.ReadError: The archive is damaged or cut off, or holds a sparse file.
     """
     stream = _decompressed(stream)
-    changes: dict[str, str] = {}  # what an extended header says of the file behind it
+    changes: dict[str, str] = {}  # from an extended header, for the file behind it
     while header := _next_header(stream):
         size = header.size
         if header.kind in REGULAR:
@@ -54,7 +55,7 @@ def tar_files(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
             if header.kind in REGULAR:
                 yield changes.get("path", header.name), content
             changes = {}
-    while rest := stream.read(1 << 16):  # else zeros written over a header would pass for the end
+    while rest := stream.read(1 << 16):  # zeros written over a header must not pass for the end
         if rest.count(0) < len(rest):
             raise ReadError("data after the end marker: the archive is damaged")
 
@@ -67,7 +68,7 @@ def _decompressed(stream: IO[bytes]) -> IO[bytes]:
 
 
 def _next_header(stream: IO[bytes]) -> _Header | None:
-    """The next header, None at the end marker."""
+    """Reads the next header; None at the end marker."""
     block = stream.read(BLOCKSIZE)
     if len(block) < BLOCKSIZE:
         raise ReadError("cut off inside a header" if block else "no end marker, the archive is cut off")
@@ -85,7 +86,7 @@ def _next_header(stream: IO[bytes]) -> _Header | None:
 
 
 def _padded(stream: IO[bytes], size: int) -> bytes:
-    """The content of a file, whose last block is filled up."""
+    """Reads the content of a file, whose last block is filled up."""
     content, rest = stream.read(size), -size % BLOCKSIZE
     if len(content) < size or len(stream.read(rest)) < rest:
         raise ReadError("cut off inside a file")
@@ -93,7 +94,7 @@ def _padded(stream: IO[bytes], size: int) -> bytes:
 
 
 def _records(content: bytes) -> dict[str, str]:
-    """Path and size among the records "LENGTH KEY=VALUE\\n" of an extended header (POSIX pax)."""
+    """Finds path and size among the records "LENGTH KEY=VALUE\\n" of an extended header (POSIX pax)."""
     found, place = {}, 0
     while place < len(content) and content[place]:
         length, space, _ = content[place : place + 20].partition(b" ")
@@ -111,7 +112,7 @@ def _records(content: bytes) -> dict[str, str]:
 
 
 def _number(field: bytes) -> int:
-    """An octal number, or a binary one behind a byte of 128 (GNU)."""
+    """Reads an octal number, or a binary one behind a byte of 128 (GNU)."""
     if field[0] == 128:
         return int.from_bytes(field[1:], "big")
     digits = field.partition(b"\0")[0].strip()
@@ -121,7 +122,7 @@ def _number(field: bytes) -> int:
 
 
 def _agrees(block: bytes) -> bool:
-    """Whether the checksum is right, for which its own field counts as spaces."""
+    """Tells whether the checksum is right; its own field counts as spaces."""
     stored, total = _number(block[148:156]), sum(block) - sum(block[148:156]) + 8 * ord(" ")
     return stored == total or stored == total - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from scene4d.baselines import blurred_mean, copy_nearest
+from scene4d.evaluation.baselines import blurred_mean, copy_nearest
+from scene4d.evaluation.scores import VIEW_SCORES, ScoreTable, depth_abs_rel, rotation_error, score_views
 from scene4d.geometry.cameras import normalise_scene, scale_cameras
-from scene4d.metrics import VIEW_SCORES, ScoreTable, depth_abs_rel, rotation_error, score_views
 from scene4d.networks.vggt import gaussians_from_maps
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
 from scene4d.types import Cameras, SceneBatch

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, stepped once a batch."""
+"""Learning-rate schedules, stepped after every optimizer step."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then a cosine from the full rate to a fraction of it; constant afterwards.
+    """A linear warm-up, then a cosine from the full rate to a fraction of it, which then stays.
 
     Args:
-        optimizer: What is scheduled.
-        warmup_steps: Steps of the warm-up.
-        total_steps: Step at which the cosine ends.
-        final: Fraction of the full rate that is left at the end.
+        optimizer: The optimizer whose rates are scheduled.
+        total_steps: Optimizer step at which the cosine ends; the LightningModules give the trainer's `max_steps`.
+        warmup_steps: Optimizer steps of the warm-up.
+        final: Fraction of the full rate that is left at the end, in [0, 1].
 
     Raises:
         ValueError: `total_steps` is not greater than `warmup_steps`.
     """
 
     def __init__(
-        self, optimizer: Optimizer, warmup_steps: int = 100, total_steps: int = 1000, final: float = 0.0
+        self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 100, final: float = 0.0
     ) -> None:
         if total_steps <= warmup_steps:
-            raise ValueError(f"total_steps = {total_steps} must exceed warmup_steps = {warmup_steps}")
+            raise ValueError(
+                f"the run has {total_steps} steps (trainer.max_steps), which must exceed warmup_steps = {warmup_steps}"
+            )
 
         def factor(step: int) -> float:
             if step < warmup_steps:

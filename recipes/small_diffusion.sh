@@ -18,8 +18,12 @@ WARMUP=--model.init_args.lr_scheduler.init_args.warmup_steps
 RATE=--model.init_args.optimizer.init_args.lr
 WEIGHTS=--model.init_args.initial_weights
 
-# 1. the autoencoder, 9 frames: 2,600 steps of 12 videos, 39 minutes
-python main.py fit --config configs/small/autoencoder.yaml --trainer.default_root_dir $RUNS/autoencoder
+# 1. the autoencoder, 9 frames, from principal components: 2,600 steps of 12 videos, 39 minutes
+python -m preparation.linear_codec --data configs/data/small_videos_full.yaml \
+    --data.init_args.train_defaults.selection.init_args.frames 9 \
+    --network.channels 48 --output $RUNS/autoencoder/linear_codec.safetensors
+python main.py fit --config configs/small/autoencoder.yaml \
+    $WEIGHTS "[$RUNS/autoencoder/linear_codec.safetensors]" --trainer.default_root_dir $RUNS/autoencoder
 
 # 2. its refinement alone, 17 frames: 2,000 steps of 2 videos, 18 minutes
 python main.py fit --config configs/small/autoencoder_refinement.yaml \

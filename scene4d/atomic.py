@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -35,3 +38,29 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON, whole or not at all; NaN and infinity become null, tensors numbers, named tuples dictionaries.
+
+    Raises:
+        ValueError: Something is no number, text, list, dictionary, tensor or array.
+    """
+    write_text(path, json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Numbers, texts, lists and dictionaries that JSON knows."""
+    if hasattr(value, "_asdict"):  # a named tuple
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise ValueError(f"cannot write {type(value).__name__} {value!r} as JSON")

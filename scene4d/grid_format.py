@@ -10,25 +10,25 @@ The metadata holds the format version, the key and the source.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from scene4d.atomic import replacing
 from scene4d.types import Cameras, SceneBatch
 
 FORMAT_VERSION = "1"
 
 
 def write_grid(path: str | Path, batch: SceneBatch, index: int = 0) -> None:
-    """Writes one scene of a batch in one step; images are rounded to 8 bits.
+    """Writes one scene of a batch, whole or not at all; images are rounded to 8 bits.
 
     Args:
-        path: safetensors file; its folder is made.
+        path: The safetensors file; its folder is made.
         batch: The grids.
-        index: Which scene of the batch.
+        index: The place of the scene in the batch.
     """
     images = (batch.images[index].detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     tensors = {
@@ -41,11 +41,8 @@ def write_grid(path: str | Path, batch: SceneBatch, index: int = 0) -> None:
         tensors |= {"c2w": cameras.c2w[index].float(), "intrinsics": cameras.intrinsics[index].float()}
     key = batch.keys[index] if batch.keys else str(index)
     header = {"version": FORMAT_VERSION, "key": key, "source": batch.source[index]}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=header)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=header)
 
 
 def read_grid(path: str | Path) -> SceneBatch:

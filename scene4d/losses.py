@@ -35,7 +35,8 @@ class PerceptualLoss(nn.Module):
         prefer_lpips: Whether LPIPS is used where its trunk is found.
 
     Attributes:
-        name: "LPIPS (vgg)" or "SqueezeNet distance".
+        name: "LPIPS (vgg)" or "SqueezeNet distance", for texts.
+        score: "lpips_vgg" or "squeezenet_distance", the name of its scores in tables, files and logs.
 
     Raises:
         ValueError: Neither trunk is found, or the file holds other weights; names where it looked.
@@ -47,9 +48,10 @@ class PerceptualLoss(nn.Module):
         vgg = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
         with torch.device("cpu"):  # also where the model around it is built on the meta device
             if prefer_lpips and vgg.is_file():
-                self.name, self.distance = "LPIPS (vgg)", _lpips()
+                self.name, self.score, self.distance = "LPIPS (vgg)", "lpips_vgg", _lpips()
             elif path.is_file():
-                self.name, self.distance = "SqueezeNet distance", SqueezeNetDistance(path)
+                self.name, self.score = "SqueezeNet distance", "squeezenet_distance"
+                self.distance = SqueezeNetDistance(path)
             else:
                 raise ValueError(f"no weights for the perceptual distance: neither {vgg} nor {path} exists")
         _freeze(self)

@@ -272,7 +272,7 @@ def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarra
 def _decode_latents(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
     key, name = members["__key__"], _latents_name(view)
     if "latents" not in meta:
-        raise ValueError(f"sample {key!r} has no latents; datamodules.preparation.latents adds them")
+        raise ValueError(f"sample {key!r} has no latents; preparation.latents adds them")
     data, shape = _member(members, meta, name), tuple(meta["latents"]["shape"])
     try:
         latents = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))

@@ -92,6 +92,11 @@ class SceneBatch(_Movable):
     latents: Float[Tensor, "b v n z y x"] | None = None
     autoencoder: str | None = None
 
+    @property
+    def has_images(self) -> bool:
+        """Whether the batch holds pictures; otherwise it was read as stored latents."""
+        return not bool(self.images[(0,) * self.images.ndim].isnan())
+
     def sample(self, index: int) -> SceneBatch:
         """One scene as a batch of one."""
         only = slice(index, index + 1)

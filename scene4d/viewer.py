@@ -1,6 +1,6 @@
 """A moving set of Gaussians as one HTML file that opens by double-click.
 
-No server, no network, no GPU: the page carries its data (24 bytes a Gaussian and timestep) and draws with
+No server, no network, no GPU: the page carries its data (24 bytes per Gaussian and timestep) and draws with
 WebGL2, or in plain JavaScript where WebGL2 is missing. Its sources are the files of `viewer_page/`.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from scene4d.atomic import write_text
 from scene4d.gaussians.pruning import prune_by_opacity
 from scene4d.gaussians.quantization import bounding_box, pack_gaussians
 from scene4d.rendering.constants import ALPHA_THRESHOLD
@@ -42,12 +42,12 @@ def write_viewer(
     turns that off. Gaussians fainter than 1/255 are left out: no rasterizer draws them.
 
     Args:
-        path: Target .html file, its folder must exist.
-        frames: One set of Gaussians (g, ...) a timestep, in order.
+        path: The .html file; its folder is made.
+        frames: One set of Gaussians (g, ...) per timestep, in order.
         cameras: Input cameras (v), which the page starts at and can jump to; None puts one in front of
             the scene.
         image_size: (height, width) in pixels that the cameras' intrinsics refer to.
-        fps: Timesteps a second when playing.
+        fps: Timesteps per second when playing.
         title: Shown in the page and its tab.
         background: RGB in [0, 1].
 
@@ -69,7 +69,7 @@ def write_viewer(
         "cameras": _camera_list(cameras),
     }
     payloads = [base64.b64encode(pack_gaussians(frame, low, high)).decode("ascii") for frame in frames]
-    _write_atomically(Path(path), _assemble(meta, payloads))
+    write_text(path, _assemble(meta, payloads))
 
 
 def _check(frames: list[Gaussians], cameras: Cameras | None, image_size: tuple[int, int], fps: float) -> None:
@@ -123,12 +123,3 @@ def _assemble(meta: dict[str, Any], payloads: list[str]) -> str:
 
 def _element(kind: str, name: str, text: str) -> str:
     return f'<script type="{kind}" id="{name}">{text}</script>'
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ Images are float `c h w` in [0, 1] until they become uint8 `h w 3` at the file.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -18,12 +17,14 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from scene4d.atomic import replacing
+
 SEPARATOR = 0.5  # grey
 REFERENCE_COLOUR = (0.95, 0.45, 0.1)
 
 
 def grid_sheet(images: Float[Tensor, "v t c h w"], gap: int = 1) -> Float[Tensor, "c H W"]:
-    """Contact sheet: a row a view, a column a timestep, thin grey lines between them.
+    """Contact sheet: one row per view, one column per timestep, thin grey lines between them.
 
     The sheet is `v h + (v - 1) gap` high and `t w + (t - 1) gap` wide.
     """
@@ -35,12 +36,12 @@ def grid_sheet(images: Float[Tensor, "v t c h w"], gap: int = 1) -> Float[Tensor
 def comparison_sheet(
     grids: Mapping[str, Float[Tensor, "v t c h w"]], gap: int = 1, columns: int | None = None
 ) -> Float[Tensor, "c H W"]:
-    """Several grids of the same scene, a contact sheet each under its name.
+    """Several grids of the same scene, each a contact sheet under its name.
 
     Args:
         grids: For example `{"reference": ..., "generated": ..., "truth": ..., "copy": ...}`, in this order.
         gap: Pixels between images.
-        columns: Sheets side by side; None = two when there are four or more, else one.
+        columns: Sheets side by side; None = two when there are four or more, otherwise one.
 
     Raises:
         ValueError: There is no grid.
@@ -98,21 +99,18 @@ def to_uint8(images: Float[Tensor, "*batch c h w"]) -> UInt8[np.ndarray, "*batch
 
 
 def write_png(path: str | Path, image: Float[Tensor, "c h w"], enlarge: int = 1) -> None:
-    """Writes one image in one step, every pixel repeated `enlarge` times."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(_enlarge(to_uint8(image)[None], enlarge)[0]).save(temporary, "PNG")
-    os.replace(temporary, path)
+    """Writes one image, whole or not at all, every pixel repeated `enlarge` times."""
+    with replacing(path) as temporary:
+        Image.fromarray(_enlarge(to_uint8(image)[None], enlarge)[0]).save(temporary, "PNG")
 
 
 def write_video(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float, enlarge: int = 1) -> None:
-    """Writes an mp4 that plays everywhere (H.264, 4:2:0, index first), in one step.
+    """Writes an mp4 that plays everywhere (H.264, 4:2:0, index first), whole or not at all.
 
     Args:
-        path: Where to.
+        path: The mp4 file; its folder is made.
         frames: uint8 RGB; odd heights and widths are padded with the last row and column.
-        fps: Frames a second; rounded to a thousandth.
+        fps: Frames per second; rounded to a thousandth.
         enlarge: Every pixel is repeated this many times: small videos stay sharp in players.
 
     Raises:
@@ -122,16 +120,17 @@ def write_video(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: flo
         raise ValueError(f"{path}: a video needs uint8 frames t h w 3, got {frames.dtype} {frames.shape}")
     frames = _enlarge(frames, enlarge)
     frames = np.pad(frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)], mode="edge")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=_rate(fps), options={"crf": "14"})
+    with replacing(path) as temporary:
+        _encode_mp4(temporary, frames, _rate(fps))
+
+
+def _encode_mp4(path: Path, frames: UInt8[np.ndarray, "t h w 3"], rate: Fraction) -> None:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "14"})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    os.replace(temporary, path)
 
 
 def _rate(fps: float) -> Fraction:

@@ -6,40 +6,60 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("scene4d", "datamodules", "lightning_modules", "callbacks")
+PACKAGES = ("scene4d", "datamodules", "preparation", "lightning_modules", "callbacks")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
 
-# what each part of scene4d may import of scene4d, itself aside
+# what each part of scene4d may import of scene4d, itself and ANYWHERE aside; a part stands below all that use it
+ANYWHERE = {"atomic"}
 WITHIN_SCENE4D = {
+    "atomic": set(),
+    "messages": set(),
     "types": set(),
+    "latent_grid": set(),
     "kernels": set(),
+    "distributed": set(),
     "geometry": {"types"},
     "sample_format": {"types"},
-    "diffusion": {"types"},
-    "losses": {"types"},
-    "baselines": {"types"},
-    "metrics": {"types"},
+    "grid_format": {"types"},
+    "diffusion": {"types", "latent_grid"},
+    "losses": {"types", "latent_grid", "geometry"},
     "gaussians": {"types", "geometry"},
     "visualization": {"types", "geometry"},
     "rendering": {"types", "geometry", "gaussians"},
-    "networks": {"types", "geometry", "kernels", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
-    "grid_format": {"types"},
-    "report": set(),
-    "messages": set(),
-}
+    "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians"},
+    "pipelines": {"types", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks"},
+    "evaluation": {
+        "types", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks", "pipelines",
+        "losses", "visualization", "distributed",
+    },
+}  # fmt: skip
 # what each package may import of the project
 BETWEEN_PACKAGES = {
     "scene4d": {"scene4d"},
     "datamodules": {"datamodules", "scene4d"},
+    "preparation": {"preparation", "datamodules", "scene4d"},
     "lightning_modules": {"lightning_modules", "scene4d"},
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
-FOR_DATAMODULES = {"types", "geometry", "sample_format", "grid_format"}
-# a command, no part of loading: it runs the autoencoder so that training need not
-MORE_FOR = {"datamodules/preparation/latents.py": {"networks"}}
+FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
+FOR_PREPARATION = FOR_DATAMODULES | {"atomic"}
+# it runs the autoencoder so that training need not
+MORE_FOR = {
+    "preparation/latents.py": {"networks"},
+    "preparation/linear_codec.py": {"networks"},
+    "preparation/linear_predictor.py": {"networks", "evaluation"},
+}
+# what each room of preparation may import of the others; the commands beside the rooms may import all of them
+ROOMS = {
+    "rendering": set(),
+    "writing": set(),
+    "readers": {"rendering", "writing"},
+    "synthetic": {"rendering", "writing"},
+    "videos": {"writing"},
+}
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics.lightning"}
 
 
@@ -86,15 +106,78 @@ def test_scene4d_imports_one_way(path):
     used = {part_of(module) for module in imported_modules(path) if module.startswith("scene4d.")}
     if part != "__init__":
         assert part in WITHIN_SCENE4D, f"{part} has no place in the import order yet"
-        assert used - {part} <= WITHIN_SCENE4D[part]
+        assert used - {part} <= WITHIN_SCENE4D[part] | ANYWHERE
     else:
         assert used <= WITHIN_SCENE4D.keys()
+
+
+def file_of(module: str) -> Path | None:
+    """The file of ours that holds a module or a name of it."""
+    while module:
+        for path in (
+            ROOT / f"{module.replace('.', '/')}.py",
+            ROOT / module.replace(".", "/") / "__init__.py",
+        ):
+            if path in FILES:
+                return path
+        module = module.rpartition(".")[0]
+    return None
+
+
+def circles(graph: dict) -> list[list]:
+    """Circles of a directed graph: one for every edge that leads back to where the search came from."""
+    found, done = [], set()
+
+    def visit(node, way):
+        if node in way:
+            found.append([*way[way.index(node) :], node])
+        elif node not in done:
+            for following in sorted(graph.get(node, ())):
+                visit(following, [*way, node])
+            done.add(node)
+
+    for node in sorted(graph):
+        visit(node, [])
+    return found
+
+
+def test_no_circles_between_files():
+    """Imports within functions and under TYPE_CHECKING count: a circle is one, however it is hidden."""
+    graph = {
+        name_of(path): {
+            name_of(file)
+            for module in imported_modules(path)
+            if (file := file_of(module)) not in (None, path)
+        }
+        for path in FILES
+    }
+    assert circles(graph) == []
+
+
+def test_no_circles_between_parts_and_packages():
+    assert circles(WITHIN_SCENE4D) == []
+    assert circles({name: used - {name} for name, used in BETWEEN_PACKAGES.items()}) == []
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "datamodules")], ids=name_of)
 def test_data_knows_no_network(path):
     used = {part_of(module) for module in imported_modules(path) if module.startswith("scene4d.")}
-    assert used <= FOR_DATAMODULES | MORE_FOR.get(name_of(path), set())
+    assert used <= FOR_DATAMODULES
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "preparation")], ids=name_of)
+def test_rooms_of_preparation_import_one_way(path):
+    modules = imported_modules(path)
+    used = {part_of(module) for module in modules if module.startswith("scene4d.")}
+    assert used <= FOR_PREPARATION | MORE_FOR.get(name_of(path), set())
+    room = path.relative_to(ROOT / "preparation").parts[0]
+    if room in ROOMS:
+        rooms = {part_of(module) for module in modules if module.startswith("preparation.")}
+        assert rooms - {room} <= ROOMS[room]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -102,7 +185,7 @@ def test_lightning_and_webdataset_stay_at_their_places(path):
     top = {module.split(".")[0] for module in imported_modules(path)}
     if path.is_relative_to(ROOT / "scene4d"):
         assert not top & LIGHTNING
-    if not path.is_relative_to(ROOT / "datamodules"):
+    if path.relative_to(ROOT).parts[0] not in ("datamodules", "preparation"):
         assert not top & {"webdataset", "wids"}
 
 

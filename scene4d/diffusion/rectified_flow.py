@@ -160,9 +160,3 @@ class RectifiedFlow:
             clean = torch.where(given, references, clean)
             x = clean + scale * (x - clean) * (following / sigma)
             yield clean
-
-
-def latent_reference_mask(reference: Bool[Tensor, "b v t"]) -> Bool[Tensor, "b v n"]:
-    """Frame mask -> latent mask: latent 0 is frame 0, latent k frames 4k-3 .. 4k, given if all four are."""
-    first, rest = reference[..., :1], reference[..., 1:]
-    return torch.cat([first, rest.unflatten(-1, (-1, 4)).all(-1)], -1) if rest.shape[-1] else first

@@ -6,13 +6,13 @@ One float32 record a Gaussian: x y z, f_dc_0..2 (colour as the constant spherica
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
 
+from scene4d.atomic import replacing
 from scene4d.types import Gaussians
 
 SH_C0 = 0.28209479177387814  # constant spherical harmonic, 1 / (2 sqrt(pi))
@@ -37,7 +37,7 @@ def write_ply(path: str | Path, gaussians: Gaussians) -> None:
     """Writes one set of Gaussians; the file appears whole or not at all.
 
     Args:
-        path: Target, its folder must exist.
+        path: The PLY file; its folder is made.
         gaussians: Without leading axes, means (g, 3).
 
     Raises:
@@ -52,13 +52,8 @@ def write_ply(path: str | Path, gaussians: Gaussians) -> None:
         raise ValueError(f"{bad} of {len(records)} Gaussians hold NaN or infinite values, {path} not written")
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(records)}"]
     header += [f"property float {name}" for name in PROPERTIES] + ["end_header", ""]
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes("\n".join(header).encode("ascii") + records.tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_ply(path: str | Path) -> Gaussians:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from scene4d.networks.contracts import Module, TrainedNetwork
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_initial_weights(network: TrainedNetwork, paths: str | Path | Sequence[str]) -> list[str]:
+    """Loads weight files into a network, which knows what they may leave out or hold too much.
+
+    Returns and raises what `load_weights` does.
+    """
+    return load_weights(network, paths, network.unused_weights, network.optional_weights)
+
 
 def load_weights(
-    module: nn.Module,
+    module: Module,
     paths: str | Path | Sequence[str],
     unused: Sequence[str] = (),
     optional: Sequence[str] = (),
@@ -69,11 +82,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return content
 
 
-def from_pretrained(model_class: type, pretrained: str, subfolder: str, dtype: torch.dtype) -> nn.Module:
-    """`model_class.from_pretrained`, offline-safe.
+def from_pretrained(
+    model_class: type[Network], pretrained: str, subfolder: str, dtype: torch.dtype
+) -> Network:
+    """Calls `model_class.from_pretrained` of diffusers.
 
     Raises:
-        ValueError: Neither a local folder nor reachable on the hub; says which files to put where.
+        ValueError: `pretrained` is neither a local folder nor reachable on the hub; says which files to put where.
     """
     try:
         return model_class.from_pretrained(pretrained, subfolder=subfolder, torch_dtype=dtype)  # type: ignore[attr-defined]

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from torch import nn
+import torch
+
+from scene4d.networks.contracts import Module
+
+HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
-def trainable_parameters(module: nn.Module, patterns: list[str]) -> list[str]:
+def trainable_parameters(network: Module, patterns: Sequence[str]) -> list[str]:
     """Freezes all parameters whose names match none of the regular expressions.
 
+    Parameters that train become float32 if they are half precision, which would swallow small updates; frozen ones
+    keep their type. Weights should be loaded after this, so that none of their digits are lost.
+
     Returns:
-        The names that train.
+        The names of the parameters that train.
 
     Raises:
         ValueError: A pattern matches no parameter.
     """
-    names = [name for name, _ in module.named_parameters()]
+    parameters = dict(network.named_parameters())
     for pattern in patterns:
-        if not any(re.search(pattern, name) for name in names):
-            raise ValueError(f"trainable pattern {pattern!r} matches none of {len(names)} parameters")
-    chosen = []
-    for name, parameter in module.named_parameters():
+        if not any(re.search(pattern, name) for name in parameters):
+            raise ValueError(f"trainable pattern {pattern!r} matches none of {len(parameters)} parameters")
+    for name, parameter in parameters.items():
         parameter.requires_grad_(any(re.search(pattern, name) for pattern in patterns))
-        if parameter.requires_grad:
-            chosen.append(name)
-    return chosen
+        if parameter.requires_grad and parameter.dtype in HALF_TYPES:
+            parameter.data = parameter.data.float()
+    return [name for name, parameter in parameters.items() if parameter.requires_grad]

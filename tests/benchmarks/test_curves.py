@@ -33,8 +33,8 @@ def test_a_run_becomes_a_table_and_a_picture_and_outlives_its_folder(tmp_path):
     main([str(tmp_path / "curves"), f"second={tmp_path}/b"])
     assert numbers(tmp_path / "curves.csv").items() > once.items()
     assert numbers(tmp_path / "curves.csv")["second", "train/loss", 1] == 0.125
-    assert len(np.unique(Image.open(tmp_path / "curves.png").convert("L"))) > 10
-    assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "curves.csv", "curves.png"}
+    assert len(np.unique(Image.open(tmp_path / "curves.webp").convert("L"))) > 10
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "curves.csv", "curves.webp"}
 
 
 @pytest.mark.parametrize(

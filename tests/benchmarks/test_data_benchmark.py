@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from benchmarks.data import Measured, main, mixture
-from datamodules.preparation.shards import write_shard
+from preparation.writing.shards import write_shard
 from scene4d.sample_format import SceneSample
 
 CONFIG = """

@@ -118,6 +118,48 @@ def test_interrupted_validation_puts_the_weights_back(tmp_path):
     assert torch.equal(module.network.weight, record.weights[-1])
 
 
+class SaveAround(L.Callback):
+    """Saves right before the averages take the parameters' place, and again while they are there."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+
+    def on_validation_start(self, trainer, pl_module):
+        trainer.save_checkpoint(self.folder / "before.ckpt")
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        trainer.save_checkpoint(self.folder / "inside.ckpt")
+
+
+def test_a_checkpoint_saved_during_validation_holds_the_trained_values(tmp_path):
+    ema, module = ExponentialMovingAverage(decay=0.9), Line()
+    fit = trainer(tmp_path, 4, SaveAround(tmp_path), ema, val_check_interval=4, limit_val_batches=1)
+    fit.fit(module, loader(4), loader(1))
+    before, inside = (
+        torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("before", "inside")
+    )
+    seen, trained = module.seen[0], before["state_dict"]["network.weight"]
+    assert not torch.equal(seen, trained)  # validation did see the averages, also after the save
+    for part in ("state_dict", "callbacks", "optimizer_states"):
+        torch.testing.assert_close(inside[part], before[part], rtol=0, atol=0)
+    averages = next(state["averages"] for state in inside["callbacks"].values() if "averages" in state)
+    assert torch.equal(averages["network.weight"], seen)
+    assert torch.equal(module.network.weight, trained)
+
+
+def test_training_goes_on_from_a_checkpoint_saved_during_validation(tmp_path):
+    same = DataLoader(loader().dataset[:1].expand(8, 3), batch_size=1)
+    found = []
+    for name in ("before", "inside"):
+        ema, module = ExponentialMovingAverage(decay=0.9), Line()
+        fit = trainer(tmp_path, 4, SaveAround(tmp_path), ema, val_check_interval=4, limit_val_batches=1)
+        fit.fit(Line(), same, loader(1))
+        trainer(tmp_path, 6, ema).fit(module, same, ckpt_path=tmp_path / f"{name}.ckpt", weights_only=True)
+        found.append((module.network.weight, ema.averages["network.weight"], ema.updates))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[0][:2], found[1][:2]))
+    assert found[0][2] == found[1][2] == 6
+
+
 def test_other_trainable_parameters_are_an_error(tmp_path):
     fit = trainer(tmp_path, 1, ExponentialMovingAverage())
     fit.fit(Line(), loader())

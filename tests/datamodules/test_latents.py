@@ -18,9 +18,9 @@ from datamodules import (
     SourceDefaults,
 )
 from datamodules.collation import collate
-from datamodules.preparation.latents import encode_views
 from datamodules.selection import Extent
 from datamodules.sources import GridReader
+from preparation.latents import encode_views
 from scene4d.networks.autoencoder import PatchAutoencoder, autoencoder_fingerprint, encode_grid
 from scene4d.sample_format import add_latents, decode_sample, encode_sample
 

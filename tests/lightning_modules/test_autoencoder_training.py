@@ -39,7 +39,7 @@ def module(refinement: int = 0, **options) -> AutoencoderTraining:
     return AutoencoderTraining(
         lambda: PatchAutoencoder(channels=8, width=64, depth=1, refinement=refinement),
         lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
-        initial_batches=0, **options,
+        **options,
     )  # fmt: skip
 
 

@@ -6,9 +6,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from datamodules.preparation.latents import main as add_latents
-from datamodules.preparation.shards import write_shard
 from main import main
+from preparation.latents import main as add_latents
+from preparation.writing.shards import write_shard
 from scene4d.networks.autoencoder import PatchAutoencoder
 from scene4d.sample_format import SceneSample
 
@@ -54,8 +54,7 @@ def config(folder, root, latents: bool, weights: int = 0) -> str:
                             "init_args": {**CODEC, "weights": f"{folder}/{weights}.safetensors"}},
             "flow": {"prediction": "data"}, "sample_steps": 1,
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1.0e-5}},
-            "evaluation": {"class_path": "lightning_modules.grid_evaluation.GridEvaluation",
-                           "init_args": {"linear_batches": 1}},
+            "evaluation": {"class_path": "scene4d.evaluation.GridEvaluation", "init_args": {}},
         }},
         "data": {"class_path": "datamodules.SceneDataModule", "init_args": {
             "size": 32, "batch_size": 2, "num_workers": 0, "depth": False,
@@ -90,7 +89,9 @@ def test_sheets_show_what_the_latents_decode_to(folder, tmp_path, monkeypatch):
     assert all(picture.isfinite().all() and picture.std() > 0.02 for picture in shown.values())
     batch = next(iter(cli.trainer.train_dataloader))
     images = cli.model.images(batch)
-    assert images.shape == batch.images.shape and torch.equal(images, cli.model.decode(batch.latents.float()))
+    assert images.shape == batch.images.shape and torch.equal(
+        images, cli.model.generator.decode(batch.latents.float())
+    )
 
 
 def test_latents_of_another_autoencoder_are_refused(folder, tmp_path):
@@ -102,14 +103,15 @@ def test_latents_of_another_autoencoder_are_refused(folder, tmp_path):
 
 def test_scores_and_predictions_need_pictures(folder, tmp_path):
     path = config(folder, tmp_path, latents=True)
+    main(["fit", "--config", path])
     with pytest.raises(
         ValueError, match="source 'objects' gives latents, scores and predictions need pictures"
     ):
-        main(["validate", "--config", path])
+        main(["validate", "--config", path, "--ckpt_path", "last"])
     predict = yaml.safe_load((tmp_path / "in.yaml").read_text())
     predict["data"]["init_args"]["predict"] = predict["data"]["init_args"].pop("val")
     (tmp_path / "in.yaml").write_text(yaml.safe_dump(predict))
     with pytest.raises(
         ValueError, match="source 'objects' gives latents, scores and predictions need pictures"
     ):
-        main(["predict", "--config", path])
+        main(["predict", "--config", path, "--ckpt_path", "last"])

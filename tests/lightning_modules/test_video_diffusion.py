@@ -1,8 +1,10 @@
 """The whole command line on tiny shards: fit, resume, validate, predict."""
 
 import csv
+import itertools
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from safetensors.torch import save_file
 
 from lightning_modules import VideoDiffusion
 from main import main
-from scene4d.diffusion.rectified_flow import RectifiedFlow, latent_reference_mask
+from scene4d.diffusion.rectified_flow import RectifiedFlow
+from scene4d.evaluation.linear_predictor import write_linear_predictor
 from scene4d.grid_format import read_grid
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
+from scene4d.pipelines import GridGenerator
 from scene4d.sample_format import SceneSample, encode_sample, encode_video
 
 SIZE, VIEWS, FRAMES = 32, 3, 9
@@ -61,8 +65,7 @@ def config(shards, root, **changes) -> str:
                             "init_args": {"channels": 4, "width": 64, "depth": 1}},
             "flow": {"prediction": "data"}, "sample_steps": 2,
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
-            "evaluation": {"class_path": "lightning_modules.grid_evaluation.GridEvaluation",
-                           "init_args": {"linear_batches": 1}},
+            "evaluation": {"class_path": "scene4d.evaluation.GridEvaluation", "init_args": {}},
         }},
         "data": {"class_path": "datamodules.SceneDataModule", "init_args": {
             "size": SIZE, "batch_size": 2, "val_batch_size": 4, "num_workers": 0, "depth": False,
@@ -115,7 +118,7 @@ def test_a_killed_run_goes_on_with_the_next_batch(trained, shards, tmp_path, bat
 
 def test_every_batch_has_its_own_noise_and_counts_once_in_the_logged_losses(shards, tmp_path, monkeypatch):
     """4 steps of 4 batches of one sample, written every 2 steps; one sample in 16 is of the rare source."""
-    loss, latents, noises, sigmas, seen = RectifiedFlow.loss, VideoDiffusion.latents, [], [], []
+    loss, latents, noises, sigmas, seen = RectifiedFlow.loss, GridGenerator.latents, [], [], []
 
     def recorded(self, network, x, mask, text, levels, noise):
         losses = loss(self, network, x, mask, text, levels, noise)
@@ -124,7 +127,7 @@ def test_every_batch_has_its_own_noise_and_counts_once_in_the_logged_losses(shar
         seen[-1] += (losses.item(),)
         return losses
 
-    monkeypatch.setattr(VideoDiffusion, "latents", lambda *x: seen.append((x[1].source[0],)) or latents(*x))
+    monkeypatch.setattr(GridGenerator, "latents", lambda *x: seen.append((x[1].source[0],)) or latents(*x))
     monkeypatch.setattr(RectifiedFlow, "loss", recorded)
     path = config(shards, tmp_path, log_every_n_steps=2, accumulate_grad_batches=4, limit_val_batches=0)
     content = yaml.safe_load((tmp_path / "in.yaml").read_text())
@@ -149,45 +152,39 @@ def test_every_batch_has_its_own_noise_and_counts_once_in_the_logged_losses(shar
     assert {row["step"] for row in rows if row["train/loss"]} == {"1", "3"}
 
 
-def test_references_are_encoded_as_the_whole_grid_would_be(trained):
-    module = trained[1].model
-    images = torch.rand(2, 3, 9, 3, SIZE, SIZE)
-    reference = torch.zeros(2, 3, 9, dtype=torch.bool)
-    reference[:, 0], reference[:, :, 0], reference[1, 2, :5] = True, True, True
-    given = latent_reference_mask(reference)
-    ours, whole = module.encode_references(images, reference), module.encode(images)
-    torch.testing.assert_close(ours[given], whole[given], rtol=1e-4, atol=1e-5)
-    assert ours.shape == whole.shape and ours[:, 1, 1:].abs().max() == 0
+def scored(path) -> dict[tuple[str, str], dict[str, float]]:
+    """Values of a file of scores, by source and method."""
+    table: dict[tuple[str, str], dict[str, float]] = {}
+    for row in json.loads(path.read_text())["diffusion"]:
+        table.setdefault((row["source"], row["method"]), {})[row["score"]] = row["value"]
+    return table
 
 
-def test_given_frames_stay_and_views_given_whole_are_not_decoded(trained, monkeypatch):
-    module = trained[1].model
-    images = torch.rand(2, 3, 9, 3, SIZE, SIZE)
-    reference = torch.zeros(2, 3, 9, dtype=torch.bool)
-    reference[:, 0], reference[:, :, 0], reference[1, 1] = True, True, True  # view 0 in both scenes
-    latents, decode, shapes = torch.randn_like(module.encode(images)), module.decode, []
-    monkeypatch.setattr(module, "decode", lambda x: shapes.append(x.shape) or decode(x))
-    grid = module.complete(images, reference, latents)
-    assert [shape[1] for shape in shapes] == [2]
-    assert torch.equal(grid[reference], images[reference])
-    torch.testing.assert_close(grid[~reference], decode(latents)[~reference], rtol=1e-4, atol=1e-5)
-    assert torch.equal(module.complete(images, torch.ones_like(reference), latents), images)
+EXPORT = '[{"class_path": "callbacks.MetricsExport", "init_args": {"path": "scores.json"}}]'
+GENERATED = {"sample", "one_step", "sample_static_reference", "sample_other_reference"}
 
 
-def test_validate_scores_every_method(trained, shards):
-    root, _ = trained
-    main([
-        "validate", "--config", str(root / "in.yaml"), "--ckpt_path", "last", "--trainer.callbacks",
-        '[{"class_path": "callbacks.MetricsExport", "init_args": {"path": "scores.json"}}, '
-        '{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": true}}]',
-    ])  # fmt: skip
-    scores = json.loads((root / "scores.json").read_text())["diffusion"]["objects"]
-    assert scores["scenes"] == 4
-    methods = {"sample", "one_step", "sample_static_reference", "sample_other_reference", "copy_freeze_time",
-               "copy_fixed_view", "blend", "blurred_copy", "linear", "autoencoder"}  # fmt: skip
-    assert set(scores) == methods | {"scenes"}
-    assert set(scores["sample"]) == {"psnr", "psnr_foreground", "ssim", "perceptual", "iou", "sharpness"}
-    assert scores["copy_freeze_time"]["psnr"] < 30 and np.isfinite(scores["sample"]["psnr"])
+def validate(root, *options: str, config: str = "in.yaml") -> dict[tuple[str, str], dict[str, float]]:
+    """Scores of the run in `root`, by a command that writes no checkpoints itself."""
+    main(["validate", "--config", str(root / config), "--ckpt_path", "last", "--trainer.callbacks", EXPORT,
+          "--trainer.enable_checkpointing", "false", "--trainer.logger", "false", *options])  # fmt: skip
+    return scored(root / "scores.json")
+
+
+def test_validate_scores_every_method(trained, tmp_path):
+    root, cli = trained
+    generator = cli.model.generator
+    write_linear_predictor(tmp_path / "linear.safetensors", torch.zeros(4, 4), generator.fingerprint)
+    option = "--model.init_args.evaluation.init_args.linear_predictor"
+    table = validate(root, option, str(tmp_path / "linear.safetensors"))
+    copies = {"copy_freeze_time", "copy_fixed_view", "blend", "blurred_copy", "linear", "autoencoder"}
+    assert set(table) == {("objects", method) for method in GENERATED | copies}
+    scores = {"psnr", "psnr_foreground", "ssim", "iou", "sharpness"}
+    assert scores | {"squeezenet_distance"} == set(table["objects", "sample"])
+    assert table["objects", "copy_freeze_time"]["psnr"] < 30
+    rows = json.loads((root / "scores.json").read_text())["diffusion"]
+    counts = {row["method"]: row["count"] for row in rows if row["score"] == "psnr"}
+    assert counts == dict.fromkeys(counts, 4) | {"sample_other_reference": 3}  # the first scene has no other
 
 
 def test_validate_without_baselines_scores_the_network_alone_on_sources_of_any_name(trained):
@@ -195,16 +192,71 @@ def test_validate_without_baselines_scores_the_network_alone_on_sources_of_any_n
     content = yaml.safe_load((root / "in.yaml").read_text())
     content["data"]["init_args"]["val"][0]["name"] = "kubric"
     (root / "kubric.yaml").write_text(yaml.safe_dump(content))
-    main([
-        "validate", "--config", str(root / "kubric.yaml"), "--ckpt_path", "last",
-        "--model.init_args.evaluation.baselines", "false", "--trainer.callbacks",
-        '[{"class_path": "callbacks.MetricsExport", "init_args": {"path": "short.json"}}, '
-        '{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": true}}]',
-    ])  # fmt: skip
-    short = json.loads((root / "short.json").read_text())["diffusion"]["kubric"]
-    assert set(short) == {
-        "scenes", "sample", "one_step", "sample_static_reference", "sample_other_reference"
-    }  # fmt: skip
+    option = "--model.init_args.evaluation.init_args.baselines"
+    table = validate(root, option, "false", config="kubric.yaml")
+    assert set(table) == {("kubric", method) for method in GENERATED}
+
+
+def test_a_checkpoint_is_judged_by_its_averages(trained, monkeypatch, tmp_path):
+    """Whatever callbacks the evaluation lists, and wherever the checkpoint is."""
+    root, cli = trained
+    checkpoint = next(root.rglob("last.ckpt"))
+    state = torch.load(checkpoint, weights_only=True)
+    averages = state["callbacks"]["ExponentialMovingAverage"]["averages"]
+    name = next(iter(averages))
+    assert not torch.equal(averages[name], state["state_dict"][name])
+    for command in ("validate", "predict"):
+        options = ["--trainer.callbacks", "[]", "--trainer.enable_checkpointing", "false"]
+        if command == "predict":
+            content = yaml.safe_load((root / "in.yaml").read_text())
+            content["data"]["init_args"]["predict"] = content["data"]["init_args"]["val"]
+            (tmp_path / "in.yaml").write_text(yaml.safe_dump(content))
+        config = (root if command == "validate" else tmp_path) / "in.yaml"
+        judged = main([command, "--config", str(config), "--ckpt_path", str(checkpoint), *options])
+        assert torch.equal(dict(judged.model.named_parameters())[name], averages[name]), command
+
+
+def test_last_of_a_folder_without_checkpoints_is_an_error(shards, tmp_path):
+    with pytest.raises(ValueError, match="there is no last.ckpt"):
+        main(["validate", "--config", config(shards, tmp_path), "--ckpt_path", "last"])
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_random_weights_are_refused(shards, tmp_path, command):
+    path = config(shards, tmp_path)
+    content = yaml.safe_load((tmp_path / "in.yaml").read_text())
+    content["data"]["init_args"]["predict"] = content["data"]["init_args"]["val"]
+    (tmp_path / "in.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"no weights were given for base \(\d+ tensors\)"):
+        main([command, "--config", path])
+
+
+def test_the_noise_of_training_follows_seed_batch_and_rank(monkeypatch):
+    """Whatever the seed, no two batches of any ranks share a generator."""
+
+    def seeds(seed: int, ranks: int, accumulated: int) -> set[int]:
+        torch.manual_seed(seed)
+        module = VideoDiffusion.__new__(VideoDiffusion)
+        found = []
+        for step, micro, rank in itertools.product(range(6), range(accumulated), range(ranks)):
+            trainer = SimpleNamespace(
+                accumulate_grad_batches=accumulated, global_step=step, world_size=ranks, global_rank=rank
+            )
+            monkeypatch.setattr(VideoDiffusion, "trainer", trainer, raising=False)
+            monkeypatch.setattr(VideoDiffusion, "global_step", step, raising=False)
+            monkeypatch.setattr(VideoDiffusion, "global_rank", rank, raising=False)
+            found.append(VideoDiffusion.step_generator(module, step * accumulated + micro).initial_seed())
+        assert len(found) == len(set(found)) and max(found) < 2**32  # the CPU's generator reads no more
+        return set(found)
+
+    assert seeds(1, 3, 2) == seeds(1, 3, 2)
+    assert not seeds(1, 3, 2) & seeds(2, 3, 2)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_precisions_without_float32_weights_are_refused(shards, tmp_path, precision):
+    with pytest.raises(ValueError, match=f"trainer.precision is {precision}, which keeps no float32"):
+        main(["fit", "--config", config(shards, tmp_path, precision=precision)])
 
 
 def test_a_pretrained_network_starts_from_the_part_that_an_earlier_stage_has_trained(tmp_path):
@@ -255,7 +307,7 @@ def test_predict_from_two_videos(trained, tmp_path):
         "--data.init_args.size", str(SIZE), "--data.init_args.frames", "9", "--data.init_args.views", "3",
         "--data.init_args.fixed_view", str(tmp_path / "fixed.mp4"),
         "--data.init_args.freeze_time", str(tmp_path / "freeze.mp4"),
-        "--trainer.default_root_dir", str(tmp_path / "out"),
+        "--trainer.default_root_dir", str(tmp_path / "out"), "--ckpt_path", str(next(root.rglob("last.ckpt"))),
     ])  # fmt: skip
     grid = read_grid(tmp_path / "out" / "grid.safetensors")
     assert (

@@ -1,12 +1,20 @@
 """Files appear whole or not at all, readable by whom the umask lets."""
 
+import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from scene4d.atomic import replacing, write_text
+from scene4d.atomic import plain, replacing, write_json, write_text
+from scene4d.evaluation.table import Row
+from scene4d.gaussians.ply import write_ply
+from scene4d.grid_format import write_grid
+from scene4d.types import Gaussians, SceneBatch
+from scene4d.viewer import write_viewer
+from scene4d.visualization import write_png, write_video
 
 
 def test_a_file_appears_whole_in_a_new_folder(tmp_path):
@@ -34,3 +42,65 @@ def test_permissions_follow_the_umask(tmp_path, umask, expected):
     finally:
         os.umask(old)
     assert path.stat().st_mode & 0o777 == expected
+
+
+def test_json_is_exact(tmp_path):
+    write_json(
+        tmp_path / "new" / "x.json", {"a": torch.tensor(0.5), "b": [1, np.int64(2), float("nan")], 3: None}
+    )
+    text = (tmp_path / "new" / "x.json").read_text()
+    assert json.loads(text) == {"a": 0.5, "b": [1, 2, None], "3": None}
+    assert "NaN" not in text and [p.name for p in (tmp_path / "new").iterdir()] == ["x.json"]
+    with pytest.raises(ValueError, match="cannot write set"):
+        plain({"a": {1}})
+
+
+def test_rows_are_dictionaries_in_json():
+    assert plain([Row("objects", "sample", "psnr", 1.0, 2)]) == [
+        {"source": "objects", "method": "sample", "score": "psnr", "value": 1.0, "count": 2}
+    ]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"a": object()})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+
+
+GAUSSIANS = Gaussians(
+    means=torch.zeros(2, 3), quats=torch.eye(4)[:2], scales=torch.ones(2, 3), opacities=torch.full((2,), 0.5),
+    colors=torch.ones(2, 3),
+)  # fmt: skip
+GRID = SceneBatch(
+    images=torch.zeros(1, 1, 1, 3, 2, 2), cameras=None, frame_times=torch.zeros(1, 1),
+    reference=torch.zeros(1, 1, 1, dtype=torch.bool), source=["objects"], keys=["a"],
+)  # fmt: skip
+WRITERS = {
+    "grid.safetensors": lambda path: write_grid(path, GRID),
+    "frame.ply": lambda path: write_ply(path, GAUSSIANS),
+    "viewer.html": lambda path: write_viewer(path, [GAUSSIANS], None, (4, 4)),
+    "picture.png": lambda path: write_png(path, torch.zeros(3, 2, 2)),
+    "video.mp4": lambda path: write_video(path, np.zeros((2, 16, 16, 3), np.uint8), 12),
+    "metrics.json": lambda path: write_json(path, {"a": 1}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_writer_makes_its_folder_follows_the_umask_and_leaves_the_old_file(tmp_path, name, monkeypatch):
+    path, old = tmp_path / "new" / name, os.umask(0o027)
+    try:
+        WRITERS[name](path)
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o640 and os.listdir(path.parent) == [name]
+    path.write_bytes(b"before")
+
+    def full(source, target):
+        assert source.stat().st_size > 0
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="full"):
+        WRITERS[name](path)
+    assert path.read_bytes() == b"before" and os.listdir(path.parent) == [name]

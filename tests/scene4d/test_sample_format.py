@@ -100,5 +100,5 @@ def test_damage_names_sample_and_member(members, data, message, checksums):
 
 
 def test_a_sample_without_latents_says_so(members):
-    with pytest.raises(ValueError, match="'a' has no latents; datamodules.preparation.latents adds them"):
+    with pytest.raises(ValueError, match="'a' has no latents; preparation.latents adds them"):
         decode_sample(members, latents=True)

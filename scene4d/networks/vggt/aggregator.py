@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -24,11 +23,11 @@ class AggregatedTokens:
     """What the heads read.
 
     Attributes:
-        layers: By layer index, frame output and global output side by side; without special tokens.
+        layers: Frame output and global output of a layer side by side, by its index; without special tokens.
         camera: Camera tokens of the last layer.
         rows: Patches along y.
         columns: Patches along x.
-        matched: Of the optional view matcher, see `ViewMatcher`; its n runs over (b t).
+        matched: What the optional view matcher adds, see `ViewMatcher`; its n runs over (b t).
     """
 
     layers: dict[int, Float[Tensor, "b t v l e"]]
@@ -51,22 +50,20 @@ class Aggregator(nn.Module):
         depth: Pairs of a frame block and a global block.
         heads: Attention heads.
         embedder_depth: Blocks of the patch embedder.
-        registers: Register tokens a frame.
+        registers: Register tokens per frame.
         layer_scale: Initial gain of the residual branches (VGGT: 0.01).
         embedder_layer_scale: The same in the patch embedder.
         rope_base: Base of the RoPE frequencies.
-        temporal: Add one temporal attention block after each pair, the identity at the start.
-        temporal_after_frame: Add another one after each frame block.
-        temporal_rope: Let temporal attention know the order of time (the paper: no).
-        temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 = attention alone.
+        temporal: Whether one temporal attention block follows each pair; it is the identity at the start.
+        temporal_after_frame: Whether another one follows each frame block.
+        temporal_rope: Whether temporal attention knows the order of time; the paper does not say.
+        temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 means attention alone.
         matcher: Explicit matching between views in front of the blocks; None as in VGGT.
-        layers: Which pairs' outputs to keep for the dense heads.
+        layers: The pairs whose outputs are kept for the dense heads.
     """
 
     image_mean: Tensor
     image_std: Tensor
-    temporal_blocks: Any
-    temporal_frame_blocks: Any
 
     def __init__(
         self,
@@ -98,19 +95,19 @@ class Aggregator(nn.Module):
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 0.02)
         self.register_token = nn.Parameter(torch.randn(1, 2, registers, dim) * 0.02)
 
-        def blocks(scale: float, mlp_ratio: float = 4.0) -> Any:  # an nn.ModuleList of Block
-            made = (Block(dim, heads, mlp_ratio, qk_norm=True, layer_scale=scale) for _ in range(depth))
-            return nn.ModuleList(made)
+        def blocks(scale: float, mlp_ratio: float = 4.0) -> list[Block]:
+            return [Block(dim, heads, mlp_ratio, qk_norm=True, layer_scale=scale) for _ in range(depth)]
 
-        self.frame_blocks, self.global_blocks = blocks(layer_scale), blocks(layer_scale)
-        if temporal:
-            self.temporal_blocks = nn.ModuleList(map(zero_branches, blocks(1.0, temporal_mlp_ratio)))
-        if temporal_after_frame:
-            self.temporal_frame_blocks = nn.ModuleList(map(zero_branches, blocks(1.0, temporal_mlp_ratio)))
-        if matcher is not None:
-            self.matcher = matcher
+        def over_time() -> nn.ModuleList:
+            return nn.ModuleList(map(zero_branches, blocks(1.0, temporal_mlp_ratio)))
+
+        self.frame_blocks, self.global_blocks = (nn.ModuleList(blocks(layer_scale)) for _ in range(2))
+        self.temporal_blocks = over_time() if temporal else None
+        self.temporal_frame_blocks = over_time() if temporal_after_frame else None
+        self.matcher = matcher
         for name, value in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
-            self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
+            table = torch.tensor(value, dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, table, persistent=False)
 
     def forward(self, images: Float[Tensor, "b v t 3 h w"]) -> AggregatedTokens:
         """Images in [0, 1] to tokens.
@@ -124,7 +121,7 @@ class Aggregator(nn.Module):
         rows, columns = h // self.patch_size, w // self.patch_size
         frames = rearrange(images, "b v t c h w -> (b t) v c h w")
         patches = self._embed(frames)
-        matched = self.matcher(frames, rows, columns) if hasattr(self, "matcher") else None
+        matched = None if self.matcher is None else self.matcher(frames, rows, columns)
         x = self._tokens(patches, matched)
         special = x.shape[2] - rows * columns
         rotation = patch_rotation(rows, columns, special, self.head_dim, self.rope_base, x.device)
@@ -157,12 +154,12 @@ class Aggregator(nn.Module):
         for k, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks)):
             x = frame_block(rearrange(x, "b t v l d -> (b t v) l d"), rotation)
             x = rearrange(x, "(b t v) l d -> b t v l d", b=b, t=t)
-            if hasattr(self, "temporal_frame_blocks"):
+            if self.temporal_frame_blocks is not None:
                 x = attend_over_time(self.temporal_frame_blocks[k], x, time)
             after_frame = x
             x = global_block(rearrange(x, "b t v l d -> (b t) (v l) d"), everywhere)
             x = rearrange(x, "(b t) (v l) d -> b t v l d", b=b, v=v)
-            if hasattr(self, "temporal_blocks"):
+            if self.temporal_blocks is not None:
                 x = attend_over_time(self.temporal_blocks[k], x, time)
             if k in self.kept:
                 layers[k] = torch.cat([after_frame[..., special:, :], x[..., special:, :]], -1)
@@ -170,7 +167,7 @@ class Aggregator(nn.Module):
 
 
 def attend_over_time(
-    block: Block, x: Float[Tensor, "b t v l d"], rotation: Rotation | None
+    block: nn.Module, x: Float[Tensor, "b t v l d"], rotation: Rotation | None
 ) -> Float[Tensor, "b t v l d"]:
     """Lets every token see the tokens at its own view and position in all timesteps."""
     b, _, v, _, _ = x.shape

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -53,14 +51,21 @@ class CameraHead(nn.Module):
     ) -> list[Float[Tensor, "b v 9"]]:
         """Returns the pose after every iteration, the last one best; fields of view are not negative.
 
+        It computes in float32 whatever the trainer's precision, as the released VGGT does.
+
         Args:
             tokens: Camera tokens.
-            start: Pose to refine; None = nothing is known, as in VGGT.
+            start: Pose to refine; None means that nothing is known, as in VGGT.
         """
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self._refine(tokens.float(), start)
+
+    def _refine(
+        self, tokens: Float[Tensor, "b v e"], start: Float[Tensor, "b v 9"] | None
+    ) -> list[Float[Tensor, "b v 9"]]:
         tokens = self.token_norm(tokens)
         pose = self.empty_pose_tokens.expand(*tokens.shape[:2], -1)
-        total: Any = 0.0
-        poses = []
+        total, poses = torch.zeros_like(pose), list[Tensor]()
         if start is not None:
             poses, pose = [start], start.detach()
             total = pose
@@ -69,7 +74,7 @@ class CameraHead(nn.Module):
             x = gate * (self.adaln_norm(tokens) * (1 + scale) + shift) + tokens
             for block in self.trunk:
                 x = block(x)
-            total = total + self.pose_branch(self.trunk_norm(x)).float()
+            total = total + self.pose_branch(self.trunk_norm(x))
             poses.append(torch.cat([total[..., :7], total[..., 7:].relu()], -1))
             total_detached = total.detach()
             pose, total = total_detached, total_detached

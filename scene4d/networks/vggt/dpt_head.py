@@ -36,15 +36,15 @@ class FusionBlock(nn.Module):
 
     def __init__(self, features: int, has_finer: bool) -> None:
         super().__init__()
-        if has_finer:
-            self.resConfUnit1 = ResidualUnit(features)
+        self.resConfUnit1 = ResidualUnit(features) if has_finer else None
         self.resConfUnit2 = ResidualUnit(features)
         self.out_conv = nn.Conv2d(features, features, 1)
 
     def forward(
         self, coarse: Float[Tensor, "n c h w"], finer: Float[Tensor, "n c h w"] | None, size: tuple[int, int]
     ) -> Float[Tensor, "n c h2 w2"]:
-        x = coarse if finer is None else coarse + self.resConfUnit1(finer)
+        assert (finer is None) == (self.resConfUnit1 is None)
+        x = coarse if finer is None or self.resConfUnit1 is None else coarse + self.resConfUnit1(finer)
         return self.out_conv(resize(self.resConfUnit2(x), size))
 
 
@@ -110,8 +110,7 @@ class DPTHead(nn.Module):
             nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
         ])  # fmt: skip
         self.scratch = Scratch(channels, features, hidden, out, image_skip)
-        if image_skip:
-            self.image_skip = nn.Conv2d(3, image_skip, 3, padding=1)
+        self.image_skip = nn.Conv2d(3, image_skip, 3, padding=1) if image_skip else None
         if output_scale:
             last: Any = self.scratch.output_conv2[2]
             nn.init.normal_(last.weight, std=output_scale)
@@ -120,16 +119,17 @@ class DPTHead(nn.Module):
     def forward(
         self, tokens: AggregatedTokens, images: Float[Tensor, "b v t 3 h w"]
     ) -> Float[Tensor, "b v t c h w"]:
-        """Decodes every frame by itself, in chunks."""
+        """Decodes every frame by itself, in chunks, in float32 whatever the trainer's precision."""
         b, v, t = images.shape[:3]
-        levels = [rearrange(tokens.layers[k], "b t v l e -> (b v t) l e") for k in self.layers]
-        frames = images.flatten(0, 2)
+        frames = images.flatten(0, 2).float()
+        levels = [rearrange(tokens.layers[k], "b t v l e -> (b v t) l e").float() for k in self.layers]
         step = self.chunk or len(frames)
         shape = (tokens.rows, tokens.columns)
-        decoded = [
-            self._decode([level[k : k + step] for level in levels], frames[k : k + step], shape)
-            for k in range(0, len(frames), step)
-        ]
+        with torch.autocast(images.device.type, enabled=False):
+            decoded = [
+                self._decode([level[k : k + step] for level in levels], frames[k : k + step], shape)
+                for k in range(0, len(frames), step)
+            ]
         return torch.cat(decoded).unflatten(0, (b, v, t))
 
     def _decode(
@@ -143,11 +143,9 @@ class DPTHead(nn.Module):
             maps.append(resizer(self._add_position(project(x), aspect)))
         x = resize(self._fuse(maps), (shape[0] * self.patch_size, shape[1] * self.patch_size))
         x = self._add_position(x, aspect)
-        if hasattr(self, "image_skip"):
-            x = torch.cat([x, self.image_skip(images * 2 - 1).to(x.dtype)], 1)
-        hidden = self.scratch.output_conv2[:2](x)
-        with torch.autocast(hidden.device.type, enabled=False):  # exponentials follow
-            return self.scratch.output_conv2[2](hidden.float())
+        if self.image_skip is not None:
+            x = torch.cat([x, self.image_skip(images * 2 - 1)], 1)
+        return self.scratch.output_conv2(x)
 
     def _fuse(self, maps: list[Float[Tensor, "n _ _ _"]]) -> Float[Tensor, "n c h w"]:
         s = self.scratch
@@ -165,7 +163,7 @@ class DPTHead(nn.Module):
 
     def _add_position(self, x: Float[Tensor, "n c h w"], aspect: float) -> Float[Tensor, "n c h w"]:
         table = position_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x.device)
-        return x + (self.position_weight * table).to(x.dtype)
+        return x + self.position_weight * table
 
 
 def resize(x: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c h2 w2"]:
@@ -184,7 +182,7 @@ def position_embedding(
     axes = []
     for span, size in ((aspect / diagonal, width), (1 / diagonal, height)):
         limit = span * (size - 1) / size
-        axes.append(torch.linspace(-limit, limit, size, device=device))
+        axes.append(torch.linspace(-limit, limit, size, dtype=torch.float32, device=device))
     quarter = channels // 4
     frequencies = base ** -(torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
     x, y = (axis.double()[:, None] * frequencies for axis in axes)

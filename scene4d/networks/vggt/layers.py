@@ -29,7 +29,7 @@ class Attention(nn.Module):
     Args:
         dim: Channels.
         heads: Number of heads.
-        qk_norm: Normalise queries and keys per head (affine LayerNorm).
+        qk_norm: Whether queries and keys are normalised per head (affine LayerNorm).
     """
 
     def __init__(self, dim: int, heads: int, qk_norm: bool = False) -> None:
@@ -84,10 +84,10 @@ class Block(nn.Module):
     Args:
         dim: Channels.
         heads: Attention heads.
-        mlp_ratio: Hidden width of the MLP over `dim`; 0 = attention alone.
+        mlp_ratio: Hidden width of the MLP over `dim`; 0 means attention alone.
         qk_norm: See `Attention`.
         layer_scale: Initial gain of both branches.
-        eps: Of the two LayerNorms.
+        eps: Epsilon of the two LayerNorms.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, qk_norm)
         self.ls1 = LayerScale(dim, layer_scale)
+        self.mlp = None
         if mlp_ratio:
             self.norm2 = nn.LayerNorm(dim, eps=eps)
             self.mlp = Mlp(dim, int(dim * mlp_ratio))
@@ -110,7 +111,7 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b l d"], rotation: Rotation | None = None) -> Float[Tensor, "b l d"]:
         x = x + self.ls1(self.attn(self.norm1(x), rotation))
-        return x + self.ls2(self.mlp(self.norm2(x))) if hasattr(self, "mlp") else x
+        return x if self.mlp is None else x + self.ls2(self.mlp(self.norm2(x)))
 
 
 def zero_branches(block: Block) -> Block:
@@ -118,7 +119,7 @@ def zero_branches(block: Block) -> Block:
 
     LayerScale 0 would do the same but train nothing except its own gain at first.
     """
-    last = [block.attn.proj] + ([block.mlp.fc2] if hasattr(block, "mlp") else [])
+    last = [block.attn.proj] + ([] if block.mlp is None else [block.mlp.fc2])
     for layer in last:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)

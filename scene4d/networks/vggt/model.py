@@ -16,29 +16,27 @@ from scene4d.networks.vggt.aggregator import Aggregator
 from scene4d.networks.vggt.camera_head import CameraHead, start_at_identity
 from scene4d.networks.vggt.dpt_head import DPTHead
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
+from scene4d.networks.vggt.layers import Block
 from scene4d.networks.vggt.view_matcher import ViewMatcher
 from scene4d.types import Cameras
 
-VGGT_UNUSED = ("track_head.", "point_head.")  # prefixes of VGGT-1B's weights that may go unused
-ADDED_TO_VGGT = (
-    "aggregator.temporal",
-    "aggregator.matcher.",
-    "gaussian_head.",
-)  # parts that VGGT-1B does not have
+# prefixes of VGGT-1B's weights that may go unused, and of parts that VGGT-1B does not have
+VGGT_UNUSED = ("track_head.", "point_head.")
+ADDED_TO_VGGT = ("aggregator.temporal", "aggregator.matcher.", "gaussian_head.")
 
 
 @dataclass
 class Prediction:
-    """What the network says about a grid, in the world of its first camera and in units of its own.
+    """The network's answer about a grid, in the world of its first camera and in units of its own.
 
     Attributes:
-        cameras: One a view, shared by all timesteps; the first is the identity.
+        cameras: One camera per view, shared by all timesteps; the first is the identity.
         poses: Pose encodings after every iteration of the camera head, the last best.
         depths: Planar z, positive.
         depth_confidence: At least 1.
         points: Position of every pixel in the first camera's frame; None without a point head.
         gaussians: Raw output of the Gaussian head, None without one.
-        match_features: Of the optional view matcher, see `MatchedTokens`.
+        match_features: Features of the optional view matcher, see `MatchedTokens`.
     """
 
     cameras: Cameras
@@ -63,7 +61,7 @@ class ReconstructionNetwork(nn.Module):
         depth: Pairs of a frame block and a global block.
         heads: Attention heads.
         embedder_depth: Blocks of the patch embedder.
-        registers: Register tokens a frame.
+        registers: Register tokens per frame.
         layer_scale: Initial gain of the residual branches; 1 when training from scratch.
         embedder_layer_scale: The same in the patch embedder.
         rope_base: Base of the RoPE frequencies.
@@ -76,16 +74,19 @@ class ReconstructionNetwork(nn.Module):
         head_features: Channels of the dense heads' decoder, a multiple of 8.
         head_hidden: Channels before the dense heads' output.
         image_skip: Channels of a direct path from the image into the dense heads; 0 as in VGGT.
-        head_chunk: Frames decoded at once by the dense heads; 0 = all.
-        point_head: Predict point maps.
-        gaussian_head: Predict the 14 Gaussian parameters of every pixel.
-        temporal: Temporal attention after each pair of frame and global attention.
-        temporal_after_frame: Temporal attention after each frame block, too.
-        temporal_rope: Let temporal attention know the order of time; the paper's form does not.
-        temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 = attention alone.
-        match_views: Explicit matching of neighbouring views, for small networks; not part of VGGT.
+        head_chunk: Frames that the dense heads decode at once; 0 means all.
+        point_head: Whether point maps are predicted.
+        gaussian_head: Whether the 14 Gaussian parameters of every pixel are predicted.
+        temporal: Whether temporal attention follows each pair of frame and global attention.
+        temporal_after_frame: Whether temporal attention follows each frame block, too.
+        temporal_rope: Whether temporal attention knows the order of time; the paper does not say.
+        temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 means attention alone.
+        match_views: Whether neighbouring views are matched explicitly, for small networks; not part of VGGT.
         match_width: Channels of the matcher's encoder.
     """
+
+    unused_weights: Sequence[str] = VGGT_UNUSED
+    optional_weights: Sequence[str] = ADDED_TO_VGGT
 
     def __init__(
         self,
@@ -119,6 +120,7 @@ class ReconstructionNetwork(nn.Module):
         match_width: int = 96,
     ) -> None:
         super().__init__()
+        self.has_weights = False
         self.aggregator = Aggregator(
             image_size, patch_size, dim, depth, heads, embedder_depth, registers, layer_scale,
             embedder_layer_scale, rope_base, temporal, temporal_after_frame, temporal_rope, temporal_mlp_ratio,
@@ -139,6 +141,11 @@ class ReconstructionNetwork(nn.Module):
         self.depth_head = dense(2, output_scale=0.01)
         self.point_head = dense(4) if point_head else None
         self.gaussian_head = dense(GAUSSIAN_CHANNELS, output_scale=0.003) if gaussian_head else None
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """All transformer blocks: of the patch embedder, of the aggregator, and of the camera head."""
+        return [module for module in self.modules() if isinstance(module, Block)]
 
     def forward(self, images: Float[Tensor, "b v t 3 h w"]) -> Prediction:
         """Images in [0, 1] to cameras, depth and raw Gaussian parameters."""

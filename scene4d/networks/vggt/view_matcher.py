@@ -106,14 +106,15 @@ class ViewMatcher(nn.Module):
         grouped = rearrange(
             cells, "n v (y i x j) c -> n v (y x) (i j c)", y=rows, x=columns, i=self.ratio, j=self.ratio
         )
-        weight = cells[..., 2:3] * cells[..., 3:4]
-        located = self.to_cells(torch.cat([cells, positions.expand(n, v, -1, -1)], -1))
-        pooled = (located * weight).sum(2) / weight.sum(2).clamp(min=1e-3)
-        place = self.order(torch.arange(v, device=frames.device).clamp(max=MAX_VIEWS - 1))
-        camera = self.to_camera(pooled + place).float()
-        with torch.autocast(frames.device.type, enabled=False):
-            poses = self.to_poses(camera)
-        return MatchedTokens(self.to_patches(grouped).float(), camera[:, :, None], poses, features)
+        with torch.autocast(frames.device.type, enabled=False):  # cameras come from here
+            weight = cells[..., 2:3] * cells[..., 3:4]
+            located = self.to_cells(torch.cat([cells, positions.expand(n, v, -1, -1)], -1))
+            pooled = (located * weight).sum(2) / weight.sum(2).clamp(min=1e-3)
+            place = self.order(torch.arange(v, device=frames.device).clamp(max=MAX_VIEWS - 1))
+            camera = self.to_camera(pooled + place)
+            return MatchedTokens(
+                self.to_patches(grouped), camera[:, :, None], self.to_poses(camera), features
+            )
 
 
 def _describe(

@@ -5,7 +5,6 @@ import torch
 
 from scene4d.diffusion.rectified_flow import (
     RectifiedFlow,
-    latent_reference_mask,
     sampling_sigmas,
     shift_sigmas,
 )
@@ -31,14 +30,6 @@ def test_sigmas_are_shifted_once():
 def test_shift_of_one_changes_nothing():
     sigmas = torch.rand(5)
     torch.testing.assert_close(shift_sigmas(sigmas, 1.0), sigmas)
-
-
-def test_frame_mask_to_latent_mask():
-    reference = torch.zeros(1, 2, 9, dtype=torch.bool)
-    reference[:, 0], reference[:, :, 0] = True, True
-    assert latent_reference_mask(reference).tolist() == [[[True, True, True], [True, False, False]]]
-    reference[:, 1, :3] = True  # a latent is given only when all of its four frames are
-    assert not latent_reference_mask(reference)[0, 1, 1]
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "data"])

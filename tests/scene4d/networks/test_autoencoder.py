@@ -5,13 +5,13 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 
+from scene4d.latent_grid import video_frames
 from scene4d.networks.autoencoder import (
     PatchAutoencoder,
     WanAutoencoder,
     autoencoder_fingerprint,
     decode_grid,
     encode_grid,
-    latent_frames,
 )
 
 
@@ -65,7 +65,7 @@ def test_refinement_starts_as_the_decoder_alone_and_sees_no_later_latent(small, 
         assert not torch.allclose(whole, plain, atol=0.1)
         for count in (1, 2):  # latents from the start on, so many frames
             part = refined.decode(latents[:, :, :count])
-            torch.testing.assert_close(part, whole[:, :, : 4 * count - 3], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(part, whole[:, :, : video_frames(count)], rtol=1e-4, atol=1e-4)
         # each frame goes with the frames of its own latent and the one before, no other
         moved = plain.clone()
         moved[:, :, 2] += 1
@@ -80,17 +80,6 @@ def test_refinement_starts_as_the_decoder_alone_and_sees_no_later_latent(small, 
         PatchAutoencoder(
             channels=8, width=64, depth=2, refinement=4, weights=str(tmp_path / "plain.safetensors")
         )
-
-
-@pytest.mark.parametrize("frames, count", [(1, 1), (5, 2), (17, 5), (29, 8), (61, 16), (81, 21)])
-def test_latent_frames(frames, count):
-    assert latent_frames(frames) == count
-
-
-@pytest.mark.parametrize("frames", [0, 2, 30, 32])
-def test_other_lengths_are_refused(frames):
-    with pytest.raises(ValueError, match=rf"{frames} frames, expected 4k \+ 1"):
-        latent_frames(frames)
 
 
 def test_size_must_be_divisible(small):

@@ -5,7 +5,8 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from scene4d.kernels.attention import fused_view_time_attention
-from scene4d.networks.wan import GridRotaryEmbedding, WanGridTransformer
+from scene4d.networks import WanGridTransformer
+from scene4d.networks.wan.positions import GridRotaryEmbedding
 
 SIZES = dict(
     num_attention_heads=2,
@@ -55,7 +56,7 @@ def test_one_timestep_is_the_base_on_v_frames_bitwise():
 def test_full_attention_and_dense_positions_are_the_base_on_all_frames(monkeypatch):
     wrapper, plain = make_pair(max_latent_frames=3)
     monkeypatch.setattr(
-        "scene4d.networks.wan.fused_view_time_attention",
+        "scene4d.networks.wan.attention.fused_view_time_attention",
         lambda q, k, v, grid, backend: fused_view_time_attention(
             q, k, v, grid=(1, 1, q.shape[1]), backend=backend
         ),
@@ -68,19 +69,17 @@ def test_full_attention_and_dense_positions_are_the_base_on_all_frames(monkeypat
 def test_rotary_embedding_equals_the_table_bitwise():
     _, plain = make_pair()
     rope = GridRotaryEmbedding(24, (1, 2, 2))
-    x = torch.randn(1, 4, 7, 6, 4)
-    ours, theirs = rope(x), plain.rope(x)
-    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
-    assert ours[2] == (1, 7, 6)
+    x = torch.randn(1, 1, 7, 4, 6, 4)
+    ours, (cosine, sine) = rope(x), plain.rope(flat(x))
+    assert torch.equal(ours.cosine, cosine) and torch.equal(ours.sine, sine)
+    assert ours.grid == (1, 7, 6)
 
 
 def test_views_are_placed_at_multiples_of_the_maximal_length():
-    rope = GridRotaryEmbedding(24, (1, 1, 1))
-    rope.views, rope.max_latent_frames = 2, 21
-    cos = rope(torch.zeros(1, 4, 6, 1, 1))[0]
-    rope.views = 1
-    long = rope(torch.zeros(1, 4, 24, 1, 1))[0]
-    assert torch.equal(cos[0, :, 0], long[0, [0, 1, 2, 21, 22, 23], 0])
+    rope = GridRotaryEmbedding(24, (1, 1, 1), max_latent_frames=21)
+    two, one = rope(torch.zeros(1, 2, 3, 4, 1, 1)), rope(torch.zeros(1, 1, 24, 4, 1, 1))
+    assert torch.equal(two.cosine[0, :, 0], one.cosine[0, [0, 1, 2, 21, 22, 23], 0])
+    assert two.grid == (2, 3, 1)
 
 
 def test_one_layer_mixes_only_row_and_column():

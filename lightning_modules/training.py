@@ -1,0 +1,178 @@
+"""What all LightningModules share: optimizer and schedule, weights to start from, and what they refuse."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from scene4d.networks.contracts import TrainedNetwork
+from scene4d.networks.pretrained import load_initial_weights
+from scene4d.networks.trainable import trainable_parameters
+
+log = logging.getLogger(__name__)
+
+Schedule = Callable[[Optimizer, int], LRScheduler]  # of an optimizer and the number of optimizer steps
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+class Training(L.LightningModule):
+    """Builds `network`, loads and freezes its weights, and makes optimizer and schedule.
+
+    Weights that no file and no checkpoint has given are fine to train, and refused in `validate`, `test` and
+    `predict`. These use the averages of a checkpoint that has them (see `callbacks.ExponentialMovingAverage`).
+
+    Args:
+        network: Builds the network.
+        optimizer: Builds the optimizer from the parameters that train.
+        lr_scheduler: Builds a schedule from the optimizer and the number of optimizer steps of the run; it is
+            stepped after every optimizer step. None keeps the rate constant.
+        initial_weights: Weight files that are loaded in this order, later ones over earlier ones.
+        trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
+    """
+
+    network: Any
+    harmless: Sequence[str] = ()  # prefixes of weights whose initial values change nothing
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        optimizer: OptimizerCallable,
+        lr_scheduler: Schedule | None,
+        initial_weights: Sequence[str],
+        trainable: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.make_network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
+        self.initial_weights, self.trainable = list(initial_weights), list(trainable)
+        self.network = None
+        self.untrained: list[str] = []  # names that still have their initial values
+        self.results: dict[str, Any] = {}
+        self.pictures: dict[str, Tensor] = {}
+
+    def setup(self, stage: str) -> None:
+        """Refuses precisions that keep no float32 weights.
+
+        Raises:
+            ValueError: The trainer's precision is another one; names those that work.
+        """
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision is {self.trainer.precision}, which keeps no float32 copy of the weights that "
+                f"train; use {' or '.join(PRECISIONS)}"
+            )
+
+    def configure_model(self) -> None:
+        """Builds the network once, on whatever device the strategy sets up.
+
+        Raises:
+            ValueError: Weights are missing or of another architecture, or a pattern matches no parameter.
+        """
+        if self.network is not None:
+            return
+        network = self.make_network()
+        self.untrained = list(network.state_dict())
+        if self.initial_weights:
+            self.untrained = load_initial_weights(network, self.initial_weights)
+        if network.has_weights:
+            self.untrained = []
+        count = len(trainable_parameters(network, self.trainable))
+        log.info("%d parameter tensors of the network train", count)
+        self.network = network
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer of what trains and, unless the rate is constant, its schedule over the whole run."""
+        optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        steps = self.trainer.max_steps
+        steps = steps if steps > 0 else int(self.trainer.estimated_stepping_batches)
+        schedule = self.make_scheduler(optimizer, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def fitting(self) -> bool:
+        """Whether this is training, its validation included (where `trainer.validating` is true, too)."""
+        return self.trainer.state.fn == TrainerFn.FITTING
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint holds every weight. Outside training its averages take the place of the trained values."""
+        self.untrained = []
+        if not self.fitting:
+            averages = checkpoint_averages(checkpoint)
+            checkpoint["state_dict"].update(averages)
+            which = "averaged" if averages else "as trained; it has no averages"
+            rank_zero_info(f"weights of the checkpoint: {which}")
+
+    def on_train_start(self) -> None:
+        """Says which parts of the network start untrained."""
+        if self.initial_weights and self._untrained_parts():
+            rank_zero_warn(f"no weights were given for {self._untrained_parts()}: it starts from scratch")
+        self.untrained = []
+
+    def on_validation_start(self) -> None:
+        """Refuses to judge what was never trained; validation inside `fit` is fine."""
+        if not self.fitting:
+            self.refuse_untrained()
+
+    def on_test_start(self) -> None:
+        """Refuses to judge what was never trained."""
+        self.refuse_untrained()
+
+    def on_predict_start(self) -> None:
+        """Refuses to use what was never trained."""
+        self.refuse_untrained()
+
+    def refuse_untrained(self) -> None:
+        """Checks that training has shaped every part of the network.
+
+        Raises:
+            ValueError: Weights are missing; names the parts that have none.
+        """
+        if self._untrained_parts():
+            raise ValueError(
+                f"no weights were given for {self._untrained_parts()}; add the file that has them to "
+                f"initial_weights={self.initial_weights} or give --ckpt_path"
+            )
+
+    def _untrained_parts(self) -> str:
+        """Parts whose output no training has shaped, with the number of their tensors."""
+        counts = Counter(
+            name.split(".")[0] for name in self.untrained if not name.startswith(tuple(self.harmless))
+        )
+        return ", ".join(f"{part} ({count} tensors)" for part, count in counts.items())
+
+    def step_generator(self, batch_index: int) -> torch.Generator:
+        """Random numbers that depend on the seed, the number of the batch and the rank alone.
+
+        A resumed run repeats those of an uninterrupted one. The CPU's generator reads 32 bits of a seed: batches
+        are counted through all ranks, so that no two of 2^32 meet, and the run's seed decides where counting starts.
+
+        Args:
+            batch_index: Number of the batch in the epoch, as `training_step` gets it.
+        """
+        accumulated = self.trainer.accumulate_grad_batches
+        number = self.global_step * accumulated + batch_index % accumulated
+        start = torch.initial_seed() * 0x9E3779B1  # neighbouring seeds start far from each other
+        return torch.Generator().manual_seed(
+            (start + number * self.trainer.world_size + self.global_rank) % 2**32
+        )
+
+
+def checkpoint_averages(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged parameters that a callback has saved in a checkpoint, by name; none if there are none."""
+    for state in checkpoint.get("callbacks", {}).values():
+        if isinstance(state, dict) and state.get("averages"):
+            return state["averages"]
+    return {}

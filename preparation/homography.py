@@ -1,0 +1,4 @@
+from preparation.videos.homography import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Real synchronized captures -> shards for evaluation: calibrated videos, cropped to the part that moves.
+
+    python -m preparation.capture --takes unpacked/Pose2Sim/Demo_SinglePerson --output data/small
+
+A take is a folder as the PyPI package pose2sim (BSD-3-Clause, (c) 2022 perfanalytics) has it: synchronized
+`videos/*.mp4` and a Qualisys calibration `calibration/*.qca.txt` with a camera of each video's name. Every view
+is resampled to a square pinhole image without lens distortion around the part that moves; the crop is fixed over
+time and part of the intrinsics. Captures are only evaluated on, never trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+
+from preparation.readers.qualisys import CalibratedCamera, read_calibration
+from preparation.rendering.lens import bilinear
+from preparation.writing import jobs
+from scene4d.sample_format import SceneSample
+
+logger = logging.getLogger(__name__)
+SOURCE = "capture"
+MOTION = 25  # grey levels off the temporal median that count as motion
+SHRINK = 8  # motion is looked for at this fraction of the resolution
+MARGIN = 1.1  # the crop is so many times larger than the part that moves
+
+
+@dataclass(frozen=True)
+class Takes:
+    """Turns every take into one sample.
+
+    Attributes:
+        size: Side of a view in pixels.
+        frames: Frames per sample.
+        stride: Frames of the video from one frame of the sample to the next.
+        start: First frame of the video that is taken.
+        caption: Caption of all takes.
+        license: Licence of all takes.
+    """
+
+    size: int
+    frames: int
+    stride: int
+    start: int
+    caption: str
+    license: str
+
+    def options(self) -> dict[str, object]:
+        """Returns all fields."""
+        return asdict(self)
+
+    def name(self, scene: Path) -> str:
+        """Returns the name of a take's folder in lower case: `Demo_SinglePerson` -> `demo_singleperson`."""
+        return "_".join(re.findall(r"[a-z0-9]+", scene.name.lower()))
+
+    def read(self, scene: Path) -> Iterator[SceneSample]:
+        """Yields one sample with all cameras of a take.
+
+        Raises:
+            ValueError: There is no calibration, a video has no camera or too few frames; names the file.
+        """
+        images, c2w, intrinsics, rates = [], [], [], set()
+        for path, calibrated in _videos_with_cameras(scene):
+            frames, fps = read_frames(path, self.frames, self.stride, self.start)
+            camera = calibrated.resized(frames.shape[2], frames.shape[1])
+            pinhole = crop_intrinsics(camera.intrinsics, moving_square(frames), self.size)
+            images.append(resample(frames, camera, pinhole, self.size))
+            c2w.append(camera.c2w)
+            intrinsics.append(pinhole)
+            rates.add(round(fps / self.stride, 3))
+            logger.info("%s: focal length %.0f pixels", path, pinhole[0, 0])
+        if len(rates) != 1:
+            raise ValueError(f"{scene}: the videos run at different rates: {sorted(rates)} frames per second")
+        name = self.name(scene)
+        yield SceneSample(
+            key=name, source=SOURCE, images=np.stack(images), fps=rates.pop(),
+            c2w=np.stack(c2w).astype(np.float32), intrinsics=np.stack(intrinsics).astype(np.float32),
+            caption=self.caption, group=name, license=self.license,
+        )  # fmt: skip
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command; see the top of this file."""
+    options = _parser().parse_args(args)
+    takes = Takes(**{field.name: getattr(options, field.name) for field in fields(Takes)})
+    jobs.run(SOURCE, options, lambda: (takes, options.takes))
+
+
+def read_frames(
+    path: Path, num_frames: int, stride: int, start: int
+) -> tuple[UInt8[ndarray, "t h w 3"], float]:
+    """Decodes frames start, start + stride, ... at full size; returns them and the video's own rate.
+
+    Raises:
+        ValueError: The file cannot be decoded or is too short; names it.
+    """
+    wanted = range(start, start + (num_frames - 1) * stride + 1, stride)
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or 0)
+            for k, frame in enumerate(container.decode(stream)):
+                if k in wanted:
+                    frames.append(frame.to_ndarray(format="rgb24"))
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read as a video: {error}") from error
+    if len(frames) < num_frames:
+        raise ValueError(f"{path} has {len(frames)} of the {num_frames} frames {wanted}")
+    return np.stack(frames), fps
+
+
+def moving_square(frames: UInt8[ndarray, "t h w 3"]) -> tuple[float, float, float]:
+    """Finds the square around all that moves: its left and top edge and its side, in pixels.
+
+    The square may leave the image.
+
+    Raises:
+        ValueError: Nothing moves.
+    """
+    grey = frames[:, ::SHRINK, ::SHRINK].astype(np.float32).mean(-1)
+    moved = (np.abs(grey - np.median(grey, axis=0)) > MOTION).sum(0)
+    if moved.sum() < 10:
+        raise ValueError("nothing moves in front of one of the cameras")
+    top, bottom = _extent(moved.sum(1))
+    left, right = _extent(moved.sum(0))
+    side = max(right - left, bottom - top) * MARGIN
+    return (left + right - side) / 2 * SHRINK, (top + bottom - side) / 2 * SHRINK, side * SHRINK
+
+
+def crop_intrinsics(
+    intrinsics: Float[ndarray, "3 3"], square: tuple[float, float, float], size: int
+) -> Float[ndarray, "3 3"]:
+    """Returns intrinsics of the `size` x `size` image of a square (left, top, side) of the original."""
+    left, top, side = square
+    scale = size / side
+    return np.array([[scale, 0, -left * scale], [0, scale, -top * scale], [0, 0, 1]]) @ intrinsics
+
+
+def resample(
+    frames: UInt8[ndarray, "t h w 3"], camera: CalibratedCamera, pinhole: Float[ndarray, "3 3"], size: int
+) -> UInt8[ndarray, "t s s 3"]:
+    """Resamples frames to those of the ideal `pinhole` camera in the same place, averaged over each pixel's area.
+
+    Points outside the original repeat its edge.
+    """
+    samples = int(np.ceil(camera.intrinsics[0, 0] / pinhole[0, 0] / 2))  # per side; bilinear reads 2 pixels
+    steps = (np.arange(size * samples) + 0.5) / samples
+    pixels = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    rays = (pixels - pinhole[:2, 2]) / pinhole[[0, 1], [0, 1]]
+    places = camera.distort(rays) @ camera.intrinsics[:2, :2].T + camera.intrinsics[:2, 2]
+    result = []
+    for frame in frames:
+        values = bilinear(frame, places).reshape(size, samples, size, samples, 3)
+        result.append(np.round(values.mean((1, 3))).astype(np.uint8))
+    return np.stack(result)
+
+
+def _extent(counts: Int[ndarray, "n"]) -> tuple[int, int]:
+    """Returns the first and last place (half-open) of the middle 99% of the counts."""
+    share = np.cumsum(counts) / counts.sum()
+    return int(np.searchsorted(share, 0.005)), int(np.searchsorted(share, 0.995)) + 1
+
+
+def _videos_with_cameras(take: Path) -> Iterator[tuple[Path, CalibratedCamera]]:
+    calibrations = sorted((take / "calibration").glob("*.qca.txt"))
+    if len(calibrations) != 1:
+        raise ValueError(f"{take}/calibration holds {len(calibrations)} files *.qca.txt, expected one")
+    cameras = {camera.name: camera for camera in read_calibration(calibrations[0])}
+    videos = sorted((take / "videos").glob("*.mp4"))
+    if not videos:
+        raise ValueError(f"{take}/videos holds no *.mp4")
+    for path in videos:
+        if path.stem not in cameras:
+            raise ValueError(f"{path} has no camera in {calibrations[0].name}, which has {sorted(cameras)}")
+        yield path, cameras[path.stem]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--takes", type=Path, nargs="+", required=True, help="folders of takes; each becomes one sample"
+    )
+    jobs.add_options(parser, splits=("val",), unit="takes", crf=10)
+    parser.add_argument("--size", type=int, default=64, help="side of a view in pixels")
+    parser.add_argument("--frames", type=int, default=29, help="frames per sample, 4k + 1")
+    parser.add_argument("--stride", type=int, default=3, help="take every n-th frame")
+    parser.add_argument("--start", type=int, default=7, help="first frame of the video that is taken")
+    parser.add_argument("--caption", default="a man in a swimming cap balances on a treadmill")
+    parser.add_argument("--license", default="BSD-3-Clause, (c) 2022 perfanalytics, from pose2sim")
+    return parser

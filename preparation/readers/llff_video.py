@@ -1,0 +1,47 @@
+"""Neural 3D Video -> clips of all cameras: `camXX.mp4` beside `poses_bounds.npy`.
+
+    python -m preparation.llff_video --root neural_3d_video --output data/neural3d
+
+The n-th row of `poses_bounds.npy` (see llff.py) belongs to the n-th video by name; cameras that were left out
+of a scene are in neither. cam00 is the data set's test camera. Source:
+https://github.com/facebookresearch/Neural_3D_Video
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from preparation.readers.llff import read_poses_bounds
+from preparation.readers.posed_views import PosedView, find_folders, video_file, video_length
+from preparation.readers.windows import VideoClips
+from scene4d.sample_format import SceneSample
+
+
+@dataclass(frozen=True)
+class LLFFVideo(VideoClips):
+    """Reads one dynamic scene."""
+
+    source: ClassVar[str] = "neural3d"
+    terms: ClassVar[str] = "CC-BY-NC-4.0, Neural 3D Video (Li et al. 2022)"
+
+    def find_scenes(self, root: Path) -> list[Path]:
+        """Returns all folders with a `poses_bounds.npy` and videos."""
+        folders = find_folders(root, "poses_bounds.npy")
+        return [folder for folder in folders if any(folder.glob("cam*.mp4"))]
+
+    def read_scene(self, scene: Path) -> Iterator[SceneSample]:
+        """Yields clips of one scene.
+
+        Raises:
+            ValueError: There are not as many videos as rows, or one cannot be read; names the file.
+        """
+        videos = sorted(scene.glob("cam*.mp4"))
+        cameras = read_poses_bounds(scene / "poses_bounds.npy")
+        if len(videos) != len(cameras):
+            raise ValueError(f"{scene}: {len(videos)} videos, expected {len(cameras)} (poses_bounds.npy)")
+        views = [PosedView(str(path), *camera, video_file(path)) for path, camera in zip(videos, cameras)]
+        lengths, rates = zip(*map(video_length, videos))
+        yield from self.grids(views, min(lengths), min(rates))

@@ -1,0 +1,1 @@
+"""Pictures of meshes and cameras, and lenses. It knows no data set."""

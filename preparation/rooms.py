@@ -1,0 +1,4 @@
+from preparation.synthetic.rooms import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Ordinary videos, cut into short clips of one view."""

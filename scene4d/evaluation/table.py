@@ -1,0 +1,124 @@
+"""What an evaluation finds: rows (source, method, score, value, count), the same on every rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from scene4d.types import SceneBatch
+
+
+class Row(NamedTuple):
+    """One mean.
+
+    Attributes:
+        source: Name of the data source.
+        method: What was scored, for example "sample" or "copy_freeze_time".
+        score: Name of the score, for example "psnr".
+        value: Mean over scenes.
+        count: Number of scenes that have this score.
+    """
+
+    source: str
+    method: str
+    score: str
+    value: float
+    count: int
+
+
+class Evaluation(Protocol):
+    """How a pipeline is judged: `start` once, `add` for every batch, `compute` once.
+
+    All ranks call each of them equally often, with batches of the same source at the same time.
+    """
+
+    def start(self, device: torch.device) -> None:
+        """Forgets all scores; scoring will happen on `device`."""
+
+    def add(self, pipeline, batch: SceneBatch) -> object:
+        """Scores every scene of a batch of one source."""
+
+    def compute(self) -> list[Row]:
+        """Means over all scenes that any rank has seen."""
+
+
+class SceneScores(Metric):
+    """Keeps the scores of scenes and computes their means over all ranks.
+
+    A scene counts once, however often it was scored: data loaders repeat samples to give every rank equally many
+    batches. Sums run in one fixed order, so that the means do not depend on batches or ranks.
+
+    Args:
+        methods: What is compared.
+        scores: Names of the scores of a method.
+    """
+
+    ids: list[Tensor] | Tensor
+    values: list[Tensor] | Tensor
+
+    def __init__(self, methods: Sequence[str], scores: Sequence[str]) -> None:
+        super().__init__()
+        self.methods, self.scores = list(methods), list(scores)
+        self.sources: dict[int, str] = {}
+        self.add_state("ids", [], dist_reduce_fx="cat")  # each 1 x (source, scene, method)
+        self.add_state("values", [], dist_reduce_fx="cat")  # each 1 x scores, NaN where there is none
+
+    def update(self, source: str, key: str, method: str, scores: dict[str, float]) -> None:
+        """Adds one scene's scores of one method; NaN and infinite ones are left out of the means.
+
+        Args:
+            source: Name of the data source.
+            key: Name of the scene, unique within its source.
+            method: One of `methods`.
+            scores: Values by name.
+
+        Raises:
+            ValueError: An unknown method or score, named.
+        """
+        row = [math.nan] * len(self.scores)
+        for name, value in scores.items():
+            row[_index(self.scores, name)] = value if math.isfinite(value) else math.nan
+        ids = (_number(source), scene_number(source, key), _index(self.methods, method))
+        self.sources[ids[0]] = source
+        assert isinstance(self.ids, list) and isinstance(self.values, list)
+        self.ids.append(torch.tensor([ids], device=self.device))
+        self.values.append(torch.tensor([row], dtype=torch.float64, device=self.device))
+
+    def compute(self) -> list[Row]:
+        """Rows in the order of sources as they came, methods and scores; those without any value are left out."""
+        if not len(self.ids):
+            return []
+        ids, values = dim_zero_cat(self.ids).tolist(), dim_zero_cat(self.values).tolist()
+        found = dict(sorted((tuple(key), row) for key, row in zip(ids, values)))  # every scene once
+        rows = []
+        for number, source in self.sources.items():
+            for m, method in enumerate(self.methods):
+                scenes = [row for key, row in found.items() if (key[0], key[2]) == (number, m)]
+                for s, score in enumerate(self.scores):
+                    known = [row[s] for row in scenes if not math.isnan(row[s])]
+                    if known:
+                        rows.append(Row(source, method, score, math.fsum(known) / len(known), len(known)))
+        return rows
+
+
+def scene_number(source: str, key: str) -> int:
+    """A number that all ranks give to a scene."""
+    return _number(f"{source}/{key}")
+
+
+def _number(text: str) -> int:
+    """A number that all ranks give to a text; 63 bits of a hash."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _index(names: list[str], name: str) -> int:
+    if name not in names:
+        raise ValueError(f"{name!r} is not one of {', '.join(names)}")
+    return names.index(name)

@@ -1,0 +1,130 @@
+"""What LightningModules and pipelines may ask of a network; the networks here fulfil these protocols.
+
+Nothing has to be inherited: a network of your own fits if it is an `nn.Module` with these members. It keeps nothing of
+a call on its modules, and it says itself which weight files it accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from scene4d.networks.vggt.model import Prediction
+
+
+class Module(Protocol):
+    """The part of `nn.Module` that users of a network need."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
+
+    def train(self, mode: bool = True) -> Self: ...
+
+    def eval(self) -> Self: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self: ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
+class TrainedNetwork(Module, Protocol):
+    """A network that starts from weight files and is compiled, checkpointed and sharded from outside."""
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The repeated blocks, in which nearly all of its work and its weights are."""
+        ...
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it starts from weights that were trained, so that it can be used without any file."""
+        ...
+
+    @property
+    def optional_weights(self) -> Sequence[str]:
+        """Prefixes of weights that files may leave out; they keep their initial values."""
+        ...
+
+    @property
+    def unused_weights(self) -> Sequence[str]:
+        """Prefixes of weights that files may hold although the network has no such part."""
+        ...
+
+
+class DiffusionNetwork(TrainedNetwork, Protocol):
+    """The network of the 4D video diffusion model, for example `scene4d.networks.WanGridTransformer`."""
+
+    def forward(
+        self,
+        latents: Float[Tensor, "b v n z y x"],
+        sigmas: Float[Tensor, " b"],
+        text: Float[Tensor, "b l d"] | None = None,
+        references: Float[Tensor, "b v n z y x"] | None = None,
+        reference_mask: Bool[Tensor, "b v n"] | None = None,
+    ) -> Float[Tensor, "b v n z y x"]:
+        """Predicts velocity or data, as the objective reads it, for every latent of a grid.
+
+        Args:
+            latents: Noisy latents, n latent frames per view.
+            sigmas: Noise level of every grid, in [0, 1].
+            text: Caption embedding, zeros at padding; None means no caption.
+            references: Clean latents; only those under `reference_mask` may be used.
+            reference_mask: True where the latent is given.
+        """
+        ...
+
+    def __call__(
+        self,
+        latents: Float[Tensor, "b v n z y x"],
+        sigmas: Float[Tensor, " b"],
+        text: Float[Tensor, "b l d"] | None = None,
+        references: Float[Tensor, "b v n z y x"] | None = None,
+        reference_mask: Bool[Tensor, "b v n"] | None = None,
+    ) -> Float[Tensor, "b v n z y x"]: ...
+
+
+class SceneNetwork(TrainedNetwork, Protocol):
+    """The network of the reconstruction, for example `scene4d.networks.vggt.ReconstructionNetwork`."""
+
+    def forward(self, images: Float[Tensor, "b v t 3 h w"]) -> Prediction:
+        """Predicts cameras, depth and raw Gaussian parameters from images in [0, 1]."""
+        ...
+
+    def __call__(self, images: Float[Tensor, "b v t 3 h w"]) -> Prediction: ...
+
+
+class Autoencoder(Module, Protocol):
+    """A causal video autoencoder (`scene4d.latent_grid`) that computes in float32 whatever the trainer's precision.
+
+    `autoencoder_fingerprint` tells any two of them apart by their class and weights.
+    """
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it starts from weights that were trained."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Pixels along the side of a latent; images must be divisible by it."""
+        ...
+
+    def encode(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
+        """Turns a video in [-1, 1] into latents of about zero mean and unit variance."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "n z m y x"]) -> Float[Tensor, "n c t h w"]:
+        """Turns latents into a video, about in [-1, 1]."""
+        ...

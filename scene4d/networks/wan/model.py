@@ -1,0 +1,209 @@
+"""diffusers' `WanTransformer3DModel` on a view x time grid, without a new parameter (paper, sec. 3.1).
+
+The base model is wrapped, not rewritten: a self-attention of our own, positions that collapse view and time to one
+axis, and reference latents through the patch embedding. Its own forward pass knows videos alone and has no argument
+for views or references, so `WanGridTransformer.forward` calls its layers in the same order, and no module keeps
+anything of a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from scene4d.networks.pretrained import from_pretrained, load_weights
+from scene4d.networks.trainable import HALF_TYPES
+from scene4d.networks.wan.attention import FusedViewTimeProcessor
+from scene4d.networks.wan.initialization import initialize
+from scene4d.networks.wan.patches import ReferencePatchEmbedding, grid_of
+from scene4d.networks.wan.positions import GridPositions, GridRotaryEmbedding
+
+WAN_TEXT_LENGTH = 512
+
+
+class WanGridTransformer(nn.Module):
+    """The 4D video network: (noisy grid, noise level, text, references) -> prediction for the grid.
+
+    Weights in bfloat16 compute under autocast of their type, also where the trainer has none: so that weights that
+    train, which `trainable_parameters` makes float32, work among them.
+
+    Args:
+        pretrained: Local folder or hub id of a Wan checkpoint in diffusers' layout. The sizes below are then
+            read from its config.json and ignored here.
+        subfolder: Folder of the transformer inside `pretrained`.
+        weights: A safetensors file of this network, for sizes given here; None starts from random weights.
+        patch_size: Latent patch (time, height, width).
+        num_attention_heads: Heads of every attention.
+        attention_head_dim: Channels per head.
+        in_channels: Latent channels.
+        text_dim: Channels of the caption embedding.
+        freq_dim: Channels of the sinusoidal noise-level embedding.
+        ffn_dim: Hidden channels of the feed-forward layers.
+        num_layers: Transformer blocks.
+        max_latent_frames: Stride t_max of views in position space. It is the base's own maximum (Wan: 21 latent
+            frames = 81 frames), so that positions stay put when the duration grows between stages.
+        attention: "auto", or another backend of `fused_view_time_attention`.
+        text_length: Captions are padded with zeros to so many tokens, which are attended to: Wan was trained so,
+            with 512, and a sample must not depend on the captions beside it in its batch. None means 512 with
+            `pretrained`, otherwise 1 (a sentence embedding).
+        reference_bias: Whether the patch embedding of references is added with its bias, as the paper's words have
+            it.
+        gradient_checkpointing: Whether the backward pass computes the blocks again, which saves memory.
+        dtype: Type of the weights, float32 or bfloat16. Weights that train become float32.
+
+    Raises:
+        ValueError: `dtype` is another type, or weights are missing or of another architecture.
+    """
+
+    base: Any  # a WanTransformer3DModel, some of whose layers are replaced
+    unused_weights: Sequence[str] = ()  # files must fit exactly
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        subfolder: str = "transformer",
+        weights: str | None = None,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 4,
+        attention_head_dim: int = 64,
+        in_channels: int = 32,
+        text_dim: int = 384,
+        freq_dim: int = 256,
+        ffn_dim: int = 1024,
+        num_layers: int = 8,
+        max_latent_frames: int = 21,
+        attention: str = "auto",
+        text_length: int | None = None,
+        reference_bias: bool = True,
+        gradient_checkpointing: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
+        if pretrained is not None:
+            self.base = from_pretrained(WanTransformer3DModel, pretrained, subfolder, getattr(torch, dtype))
+        else:
+            self.base = WanTransformer3DModel(
+                patch_size=tuple(patch_size), num_attention_heads=num_attention_heads,
+                attention_head_dim=attention_head_dim, in_channels=in_channels, out_channels=in_channels,
+                text_dim=text_dim, freq_dim=freq_dim, ffn_dim=ffn_dim, num_layers=num_layers,
+            )  # fmt: skip
+            initialize(self.base)
+        self.has_weights = pretrained is not None or weights is not None
+        self.text_length = text_length or (1 if pretrained is None else WAN_TEXT_LENGTH)
+        self.max_latent_frames, self.gradient_checkpointing = max_latent_frames, gradient_checkpointing
+        self._replace_layers(attention, reference_bias)
+        if weights is not None:
+            load_weights(self, weights)
+
+    def _replace_layers(self, attention: str, reference_bias: bool) -> None:
+        """Gives the base our self-attention, positions and patch embedding; names of weights stay the base's."""
+        config = self.base.config
+        self.patch_size: tuple[int, int, int] = tuple(config.patch_size)
+        self.base.rope = GridRotaryEmbedding(
+            config.attention_head_dim, self.patch_size, self.max_latent_frames
+        )
+        self.base.patch_embedding = ReferencePatchEmbedding(self.base.patch_embedding, reference_bias)
+        self.base.set_attn_processor(
+            {
+                name: FusedViewTimeProcessor(attention) if ".attn1." in name else WanAttnProcessor()
+                for name in self.base.attn_processors
+            }
+        )
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, from the input to the output."""
+        return list(self.base.blocks)
+
+    @property
+    def optional_weights(self) -> Sequence[str]:
+        """Prefixes of weights that files may leave out: all of them if the network has weights already."""
+        return ("",) if self.has_weights else ()
+
+    def forward(
+        self,
+        latents: Float[Tensor, "b v n z y x"],
+        sigmas: Float[Tensor, " b"],
+        text: Float[Tensor, "b l d"] | None = None,
+        references: Float[Tensor, "b v n z y x"] | None = None,
+        reference_mask: Bool[Tensor, "b v n"] | None = None,
+    ) -> Float[Tensor, "b v n z y x"]:
+        """Predicts velocity (or data, as the objective reads it) for every latent of the grid.
+
+        Args:
+            latents: Noisy latents, n latent frames per view.
+            sigmas: Noise level of every grid, in [0, 1].
+            text: Caption embedding, at most `text_length` tokens; zeros at padding. None means no caption.
+            references: Clean latents; only those under `reference_mask` are used.
+            reference_mask: True where the latent is given.
+
+        Raises:
+            ValueError: A size is not divisible by the patch, there are more latent frames than `max_latent_frames`,
+                or more tokens of text than `text_length`.
+        """
+        self._check(latents)
+        text = latents.new_zeros(len(latents), 0, self.base.config.text_dim) if text is None else text
+        base, text = self.base, self._padded(text)
+        with self._autocast(latents.device):
+            positions = base.rope(latents)
+            tokens = base.patch_embedding(latents, references, reference_mask)
+            time, modulation, text, _ = base.condition_embedder(sigmas * 1000, text)
+            tokens = self._attend(tokens, text, modulation.unflatten(1, (6, -1)), positions)
+            return grid_of(self._predict(tokens, time), latents, self.patch_size)
+
+    def _attend(
+        self,
+        tokens: Float[Tensor, "b l d"],
+        text: Float[Tensor, "b k d"],
+        modulation: Float[Tensor, "b 6 d"],
+        positions: GridPositions,
+    ) -> Float[Tensor, "b l d"]:
+        for block in self.base.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, text, modulation, positions, use_reentrant=False)
+            else:
+                tokens = block(tokens, text, modulation, positions)
+        return tokens
+
+    def _predict(
+        self, tokens: Float[Tensor, "b l d"], time: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b l patch"]:
+        shift, scale = (self.base.scale_shift_table + time[:, None]).chunk(2, 1)
+        normalised = self.base.norm_out(tokens.float()) * (1 + scale) + shift
+        return self.base.proj_out(normalised.type_as(tokens))
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if torch.is_autocast_enabled(device.type):
+            return nullcontext()
+        half = next((p.dtype for p in self.base.parameters() if p.dtype in HALF_TYPES), None)
+        return nullcontext() if half is None else torch.autocast(device.type, half)
+
+    def _padded(self, text: Float[Tensor, "b l d"]) -> Float[Tensor, "b text_length d"]:
+        if text.shape[1] > self.text_length:
+            raise ValueError(f"a caption has {text.shape[1]} tokens, text_length is {self.text_length}")
+        return F.pad(text, (0, 0, 0, self.text_length - text.shape[1]))
+
+    def _check(self, latents: Float[Tensor, "b v n z y x"]) -> None:
+        _, views, frames, _, height, width = latents.shape
+        pt, ph, pw = self.patch_size
+        if height % ph or width % pw:
+            raise ValueError(
+                f"latents are {height} x {width}, both must be divisible by the patch {ph} x {pw}"
+            )
+        if frames % pt:
+            raise ValueError(f"{frames} latent frames are not divisible by the patch's {pt}")
+        if views > 1 and frames > self.max_latent_frames:
+            raise ValueError(
+                f"{frames} latent frames exceed max_latent_frames = {self.max_latent_frames}: positions would collide"
+            )

@@ -136,7 +136,9 @@ def small_autoencoder(command, root, *options):
         f"{network}.width", "64", f"{network}.depth", "1", f"{network}.refinement", "0", "--trainer.max_steps", "1",
         "--trainer.limit_val_batches", "1", "--trainer.val_check_interval", "null", "--trainer.logger", "false",
         "--trainer.enable_progress_bar", "false", "--data.init_args.size", "16", "--data.init_args.num_workers", "0",
-        "--data.init_args.val_batch_size", "1", "--trainer.default_root_dir", str(root), *options,
+        "--data.init_args.val_batch_size", "1", "--trainer.default_root_dir", str(root),
+        "--model.init_args.initial_weights", "[]", "--model.init_args.lr_scheduler.init_args.warmup_steps", "0",
+        *options,
     ]  # fmt: skip
 
 
@@ -200,8 +202,6 @@ def test_an_image_size_that_the_network_cannot_take(tmp_path):
 @pytest.mark.parametrize("command, options, line", [
     ("predict", [], "nothing to read: give data.init_args.predict at least one source"),
     ("validate", ["--data.init_args.val", "[]"], "nothing to read: give data.init_args.val at least one source"),
-    ("validate", ["--data.init_args.train", "[]"], "the linear predictor, a baseline, needs training sources: "
-     "give data.init_args.train, or model.init_args.evaluation.baselines: false"),
 ])  # fmt: skip
 def test_data_without_what_the_command_needs(tmp_path, command, options, line):
     shared = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false",

@@ -4,9 +4,10 @@
 # Two steps run beside each other: the diffusion model on the screen, the others into outputs/demo/logs/. What stands
 # behind a | only orders them, so that both lanes end together.
 DEMO := outputs/demo
-WEIGHTS := assets/small/weights
 SHARDS := assets/small/shards
 RUN := $(PY) -W ignore main.py
+# weights to start from: a committed file, then the one that the step is made from
+FROM = --model.init_args.initial_weights '[assets/small/weights/$(1).safetensors, $(2)]'
 # optimizer steps of the four trainings
 STEPS_1 ?= 50
 STEPS_2 ?= 30
@@ -45,65 +46,51 @@ $(DEMO)/references/freeze_time.mp4: $(DEMO)/started
 
 # 1. the 4D video diffusion: the self-attention of the base video model, through both durations
 $(DEMO)/diffusion_stage1/diffusion.safetensors: $(DEMO)/started
-	$(RUN) fit --config configs/small/diffusion_stage1.yaml --ckpt_path last \
-	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_1) \
-	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
-	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_1)
+	$(RUN) fit --config configs/small/diffusion_stage1.yaml --config configs/demo/training.yaml --ckpt_path last \
+	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_1)
 $(DEMO)/diffusion_stage2/diffusion.safetensors: $(DEMO)/diffusion_stage1/diffusion.safetensors
-	$(RUN) fit --config configs/small/diffusion_stage2.yaml --ckpt_path last \
+	$(RUN) fit --config configs/small/diffusion_stage2.yaml --ckpt_path last $(call FROM,base_video,$<) \
 	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_2) \
-	    --trainer.val_check_interval $(STEPS_2) --data.init_args.val_batch_size 1 \
-	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_2) \
-	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]'
+	    --trainer.val_check_interval $(STEPS_2) --data.init_args.val_batch_size 1
 
 # 2. its scores on held-out scenes, beside those of the committed weights
-SCORE_GRIDS = validate --config configs/small/diffusion_stage2.yaml --config configs/evaluation/diffusion.yaml \
+SCORE_GRIDS = validate --config configs/small/shipped_diffusion.yaml --config configs/evaluation/diffusion.yaml \
     --trainer.default_root_dir $(@D) --data.init_args.val_scenes \
     '{objects: $(OBJECTS), physics: $(OTHERS), homography: $(OTHERS), static: $(OTHERS)}'
 $(DEMO)/scores/diffusion.json: $(DEMO)/diffusion_stage2/diffusion.safetensors | $(DEMO)/grid.safetensors
-	$(RUN) $(SCORE_GRIDS) --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]'
+	$(RUN) $(SCORE_GRIDS) $(call FROM,base_video,$<)
 $(DEMO)/shipped/diffusion.json: $(DEMO)/started | $(DEMO)/reconstruction_dynamic/reconstruction.safetensors
-	@$(BESIDE) $(SCORE_GRIDS) --model.init_args.evaluation.baselines false --model.init_args.initial_weights \
-	    '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]' $(INTO_LOG)
+	@$(BESIDE) $(SCORE_GRIDS) --model.init_args.evaluation.baselines false $(INTO_LOG)
 
 # 3. from the two videos to the whole view x time grid
+GENERATE = predict --config configs/small/shipped_diffusion.yaml --config configs/evaluation/predict_grid.yaml \
+    --trainer.default_root_dir $(@D) --data.init_args.fixed_view $(DEMO)/references/fixed_view.mp4 \
+    --data.init_args.freeze_time $(DEMO)/references/freeze_time.mp4
 $(DEMO)/grid.safetensors: $(DEMO)/diffusion_stage2/diffusion.safetensors $(DEMO)/references/freeze_time.mp4
-	$(RUN) predict --config configs/small/diffusion_stage2.yaml --config configs/evaluation/predict_grid.yaml \
-	    --trainer.default_root_dir $(DEMO) \
-	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $<]' \
-	    --data.init_args.fixed_view $(DEMO)/references/fixed_view.mp4 \
-	    --data.init_args.freeze_time $(DEMO)/references/freeze_time.mp4
+	$(RUN) $(GENERATE) $(call FROM,base_video,$<)
 
 # 4. the reconstructor: static stage, then dynamic stage
 $(DEMO)/reconstruction_static/reconstruction_static.safetensors: $(DEMO)/started
-	@$(BESIDE) fit --config configs/small/reconstruction_static.yaml --data configs/data/small_reconstruction_static.yaml \
-	    --ckpt_path last --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_STATIC) \
-	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
-	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_STATIC) \
-	    --model.init_args.lr_scheduler.init_args.warmup_steps 5 $(INTO_LOG)
+	@$(BESIDE) fit --config configs/small/reconstruction_static.yaml --config configs/demo/reconstruction.yaml \
+	    --data configs/data/small_reconstruction_static.yaml --ckpt_path last \
+	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_STATIC) $(INTO_LOG)
 $(DEMO)/reconstruction_dynamic/reconstruction.safetensors: $(DEMO)/reconstruction_static/reconstruction_static.safetensors
-	@$(BESIDE) fit --config configs/small/reconstruction_dynamic.yaml --data configs/data/small_reconstruction_dynamic.yaml \
-	    --ckpt_path last --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_DYNAMIC) \
-	    --trainer.val_check_interval null --trainer.limit_val_batches 0 \
-	    --model.init_args.lr_scheduler.init_args.total_steps $(STEPS_DYNAMIC) \
-	    --model.init_args.lr_scheduler.init_args.warmup_steps 5 \
-	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $<]' $(INTO_LOG)
+	@$(BESIDE) fit --config configs/small/reconstruction_dynamic.yaml --config configs/demo/reconstruction.yaml \
+	    --data configs/data/small_reconstruction_dynamic.yaml --ckpt_path last $(call FROM,geometry,$<) \
+	    --trainer.default_root_dir $(@D) --trainer.max_steps $(STEPS_DYNAMIC) $(INTO_LOG)
 
-SCORE_VIEWS = validate --config configs/small/reconstruction_dynamic.yaml \
-    --config configs/evaluation/reconstruction.yaml --trainer.default_root_dir $(@D) \
-    --data.init_args.val_scenes $(ROOMS)
+SCORE_VIEWS = validate --config configs/small/shipped_reconstruction.yaml \
+    --config configs/evaluation/reconstruction.yaml --trainer.default_root_dir $(@D) --data.init_args.val_scenes $(ROOMS)
 $(DEMO)/scores/reconstruction.json: $(DEMO)/reconstruction_dynamic/reconstruction.safetensors | $(DEMO)/shipped/diffusion.json
-	@$(BESIDE) $(SCORE_VIEWS) --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $<]' $(INTO_LOG)
+	@$(BESIDE) $(SCORE_VIEWS) $(call FROM,geometry,$<) $(INTO_LOG)
 $(DEMO)/shipped/reconstruction.json: $(DEMO)/started | $(DEMO)/shipped/diffusion.json
-	@$(BESIDE) $(SCORE_VIEWS) --model.init_args.initial_weights \
-	    '[$(WEIGHTS)/geometry.safetensors, $(WEIGHTS)/reconstruction.safetensors]' $(INTO_LOG)
+	@$(BESIDE) $(SCORE_VIEWS) $(INTO_LOG)
 
 # 5. from the generated grid to cameras and Gaussians of every timestep
+RECONSTRUCT = predict --config configs/small/shipped_reconstruction.yaml \
+    --config configs/evaluation/predict_gaussians.yaml --trainer.default_root_dir $(@D) --data.init_args.paths '[$<]'
 $(DEMO)/viewer.html: $(DEMO)/grid.safetensors $(DEMO)/reconstruction_dynamic/reconstruction.safetensors
-	@$(BESIDE) predict --config configs/small/reconstruction_dynamic.yaml \
-	    --config configs/evaluation/predict_gaussians.yaml --trainer.default_root_dir $(DEMO) \
-	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $(word 2,$^)]' \
-	    --data.init_args.paths '[$<]' $(INTO_LOG)
+	@$(BESIDE) $(RECONSTRUCT) $(call FROM,geometry,$(word 2,$^)) $(INTO_LOG)
 
 # 6. all scores beside their baselines
 $(DEMO)/metrics.json: $(DEMO)/scores/diffusion.json $(DEMO)/viewer.html $(DEMO)/scores/reconstruction.json \
@@ -115,13 +102,6 @@ $(DEMO)/metrics.json: $(DEMO)/scores/diffusion.json $(DEMO)/viewer.html $(DEMO)/
 # make shipped: the same scene by the committed weights, which trained for longer; no training, about two minutes
 shipped: $(DEMO)/shipped/viewer.html
 $(DEMO)/shipped/grid.safetensors: $(DEMO)/references/freeze_time.mp4
-	$(RUN) predict --config configs/small/diffusion_stage2.yaml --config configs/evaluation/predict_grid.yaml \
-	    --trainer.default_root_dir $(@D) \
-	    --model.init_args.initial_weights '[$(WEIGHTS)/base_video.safetensors, $(WEIGHTS)/diffusion.safetensors]' \
-	    --data.init_args.fixed_view $(DEMO)/references/fixed_view.mp4 \
-	    --data.init_args.freeze_time $(DEMO)/references/freeze_time.mp4
+	$(RUN) $(GENERATE)
 $(DEMO)/shipped/viewer.html: $(DEMO)/shipped/grid.safetensors
-	$(RUN) predict --config configs/small/reconstruction_dynamic.yaml \
-	    --config configs/evaluation/predict_gaussians.yaml --trainer.default_root_dir $(@D) \
-	    --model.init_args.initial_weights '[$(WEIGHTS)/geometry.safetensors, $(WEIGHTS)/reconstruction.safetensors]' \
-	    --data.init_args.paths '[$<]'
+	$(RUN) $(RECONSTRUCT)

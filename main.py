@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -16,11 +17,37 @@ import callbacks  # noqa: F401 - class paths in configs and checkpoints resolve 
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.console import calm_console, with_console
-from scene4d.messages import first_difference, one_line
+from scene4d.messages import first_difference, one_line, refuse_lost_settings
+
+
+class ConfigParser(LightningArgumentParser):
+    """Reads configs that refine another one. jsonargparse would drop some of their settings in silence."""
+
+    def parse_path(self, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Namespace:
+        """Parses a config file.
+
+        Raises:
+            ValueError: A setting of the file would take the place of others; names both.
+        """
+        if Path(path).is_file():  # not an address
+            refuse_lost_settings(Path(path).read_text(), Path(path).name)
+        return super().parse_path(path, *args, **kwargs)
 
 
 class Scene4DCLI(LightningCLI):
     """LightningCLI whose runs live in `trainer.default_root_dir`, so that `--ckpt_path last` finds them."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser of config files and options."""
+        parser = ConfigParser(**kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ActionConfigFile,
+            help="YAML file of options. Of several files the later ones win. A file refines another one that it "
+            "names in its first line, as in `config: base.yaml`, by lines such as `trainer.max_steps: 500`.",
+        )
+        return parser
 
     def instantiate_trainer(self, **kwargs) -> Trainer:
         trainer = self._get(self.config_init, "trainer")

@@ -1,6 +1,6 @@
 """Speed of the data pipeline: samples a second of everything over decoding alone, measured side by side.
 
-    python -m benchmarks.data --config configs/data/small_grid_stage1.yaml
+    python -m benchmarks.data --config configs/data/small_grid.yaml
 
 Decoding alone and the whole pipeline (reading, shuffling, selection, decoding, resizing, augmentation, collation)
 take turns in one process on the same samples, so that a busy machine slows both. No decoded view is kept.
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Measured]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=Path("configs/data/small_grid_stage1.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/data/small_grid.yaml"))
     parser.add_argument("--samples", type=int, default=48, help="a source and round")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
     parser.add_argument(

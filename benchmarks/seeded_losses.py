@@ -54,7 +54,8 @@ class Run:
 
 
 LINEAR_CODEC = (
-    "--data", "configs/data/small_clips_full.yaml", "--data.init_args.batch_size", "2", "--network.channels", "48",
+    "--data", "configs/data/small_videos_full.yaml", "--data.init_args.batch_size", "2", "--network.channels", "48",
+    "--data.init_args.train_defaults.selection.init_args.frames", "9",
     "--output", "runs/autoencoder/linear_codec.safetensors",
 )  # fmt: skip
 SMALL = ("--data.init_args.batch_size", "2")

@@ -6,7 +6,7 @@ from datamodules.reference_videos import GridFiles, ReferenceVideos
 from datamodules.references import ReferencePolicy
 from datamodules.scenes import SceneDataModule
 from datamodules.selection import ContextSelection, GridSelection
-from datamodules.sources import Source
+from datamodules.sources import Source, SourceDefaults
 
 __all__ = [
     "ContextSelection",
@@ -18,4 +18,5 @@ __all__ = [
     "ReferenceVideos",
     "SceneDataModule",
     "Source",
+    "SourceDefaults",
 ]

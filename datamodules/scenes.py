@@ -10,7 +10,7 @@ from datamodules.held_out import HeldOutBatches, HeldOutLoader
 from datamodules.loader import ResumableLoader
 from datamodules.mixture import Ingredient, MixedBatches
 from datamodules.shards import expand_urls
-from datamodules.sources import GridReader, Source
+from datamodules.sources import GridReader, Source, SourceDefaults
 
 
 class SceneDataModule(LightningDataModule):
@@ -28,6 +28,8 @@ class SceneDataModule(LightningDataModule):
         train: Sources of the mixture.
         val: Held-out sources for validation and test.
         predict: Sources for prediction.
+        train_defaults: Settings for all sources of `train` that do not say otherwise.
+        val_defaults: Settings for all sources of `val` and `predict` that do not say otherwise.
         batch_size: Samples per batch and rank in training.
         val_batch_size: Samples per batch and rank in validation, test and prediction.
         num_workers: Worker processes per rank in training; 0 reads in the main process.
@@ -41,8 +43,8 @@ class SceneDataModule(LightningDataModule):
             sources only, a mapping from their names. None = all.
 
     Raises:
-        ValueError: A size is not positive, two sources of a list share a name, or `val_scenes` names
-            a source that `val` does not have.
+        ValueError: A size is not positive, two sources of a list share a name, a source has no selection, or
+            `val_scenes` names a source that `val` does not have.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class SceneDataModule(LightningDataModule):
         train: list[Source] = [],  # noqa: B006 - shown by --help and never changed
         val: list[Source] = [],  # noqa: B006
         predict: list[Source] = [],  # noqa: B006
+        train_defaults: SourceDefaults = SourceDefaults(),  # noqa: B008 - shown by --help and never changed
+        val_defaults: SourceDefaults = SourceDefaults(),  # noqa: B008
         batch_size: int = 4,
         val_batch_size: int = 4,
         num_workers: int = 1,
@@ -68,7 +72,9 @@ class SceneDataModule(LightningDataModule):
             names = [source.name for source in sources]
             if len(set(names)) < len(names):
                 raise ValueError(f"source names must be unique, got {names}")
-        self.train, self.val, self.predict = train, val, predict
+        self.train = [source.filled(train_defaults) for source in train]
+        self.val = [source.filled(val_defaults) for source in val]
+        self.predict = [source.filled(val_defaults) for source in predict]
         self.val_scenes = _limits(val_scenes, [source.name for source in val])
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers, self.val_num_workers = num_workers, val_num_workers
@@ -97,7 +103,7 @@ class SceneDataModule(LightningDataModule):
                 self._urls[f"train/{source.name}"],
                 source.weight,
                 self._reader(source),
-                (*self._size(source), *source.selection.shape, source.latents),
+                self._shape(source),
             )
             for source in self.train
         ]
@@ -133,6 +139,11 @@ class SceneDataModule(LightningDataModule):
 
     def _reader(self, source: Source) -> GridReader:
         return GridReader(source, self._size(source), self.depth, self.cache_mb)
+
+    def _shape(self, source: Source) -> tuple[int, ...]:
+        """Grids of one shape may share a batch."""
+        assert source.selection is not None  # filled
+        return (*self._size(source), *source.selection.shape, source.latents)
 
     def _size(self, source: Source) -> tuple[int, int]:
         return self.size if source.size is None else _checked_size(source.size)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from datamodules.archives import Members
+from datamodules.archives import Members, is_remote
 from datamodules.augmentation import GridAugmentation, fit, unit_floats
 from datamodules.homography import HomographyViews
 from datamodules.latents import latents_of, refuse_inexact
@@ -24,20 +25,38 @@ from scene4d.types import Cameras, SceneBatch
 
 
 @dataclass
+class SourceDefaults:
+    """Settings for all sources of a list. A source's own setting always wins.
+
+    Args:
+        root: Folder or address above all relative urls of the list; absolute paths, addresses with a scheme and
+            `pipe:` commands stay as they are.
+        selection: Which views and frames a sample takes.
+        references: Which frames are given in a diffusion grid.
+        augmentation: Random changes, for training; null = none.
+    """
+
+    root: str = ""
+    selection: GridSelection | ContextSelection | None = None
+    references: ReferencePolicy = field(default_factory=ReferencePolicy)
+    augmentation: GridAugmentation | None = None
+
+
+@dataclass
 class Source:
-    """One data source.
+    """One data source. Settings that it leaves out are those of its list's `SourceDefaults`.
 
     Args:
         name: Name of the source; it is what `SceneBatch.source` says.
         urls: Shards: paths, globs, brace patterns, `pipe:` commands, `http(s)://` or other addresses
             that fsspec knows.
-        selection: Which views and frames a sample takes.
+        selection: Which views and frames a sample takes; null = the default.
         weight: Share in the training mixture, relative to the other sources.
         references: Which frames are given in a diffusion grid; ignored by `ContextSelection`, which marks its
-            inputs.
+            inputs. null = the default.
         homography: For 2D videos: makes their views. The selection then chooses among
             `homography.views` views of one stored view.
-        augmentation: Random changes, for training.
+        augmentation: Random changes, for training; null = none for this source, whatever the default is.
         size: Height and width of this source's images, or one number for square ones; None = as the data
             module says. A source listed twice under two names gives grids of two sizes.
         latents: Whether to read the latents that `preparation.latents` has stored, instead of
@@ -49,17 +68,43 @@ class Source:
 
     name: str
     urls: list[str]
-    selection: GridSelection | ContextSelection
+    selection: GridSelection | ContextSelection | None = None
     weight: float = 1.0
-    references: ReferencePolicy = field(default_factory=ReferencePolicy)
+    references: ReferencePolicy | None = None
     homography: HomographyViews | None = None
-    augmentation: GridAugmentation | None = None
+    augmentation: GridAugmentation | Literal["default"] | None = "default"
     size: int | tuple[int, int] | None = None
     latents: bool = False
 
     def __post_init__(self) -> None:
-        if self.latents:
-            refuse_inexact(self.name, self.selection, self.homography, self.augmentation)
+        if self.latents and self.selection is not None:
+            augmentation = None if self.augmentation == "default" else self.augmentation
+            refuse_inexact(self.name, self.selection, self.homography, augmentation)
+
+    def filled(self, defaults: SourceDefaults) -> Source:
+        """The source with the defaults in the places that it leaves open.
+
+        Raises:
+            ValueError: Neither says which views and frames to take, or stored latents are not exact with the
+                defaults; names the source.
+        """
+        if self.selection is None and defaults.selection is None:
+            raise ValueError(
+                f"source {self.name!r} has no selection: give it one, or all sources of its list one in "
+                "train_defaults or val_defaults"
+            )
+        return replace(
+            self,
+            urls=[below(defaults.root, url) for url in self.urls],
+            selection=self.selection or defaults.selection,
+            references=self.references or defaults.references,
+            augmentation=defaults.augmentation if self.augmentation == "default" else self.augmentation,
+        )
+
+
+def below(root: str, url: str) -> str:
+    """A relative path below the root; other addresses as they are."""
+    return url if not root or url.startswith("/") or is_remote(url) else f"{root.rstrip('/')}/{url}"
 
 
 class DecodedViews:
@@ -116,7 +161,8 @@ class GridReader:
     """
 
     def __init__(self, source: Source, size: tuple[int, int], depth: bool, cache_mb: float) -> None:
-        self.source, self.size, self.depth = source, size, depth
+        self.source = source.filled(SourceDefaults())
+        self.size, self.depth = size, depth
         self.decoded = DecodedViews(cache_mb)
 
     def __call__(self, members: Members, rng: Random) -> SceneBatch:
@@ -129,6 +175,7 @@ class GridReader:
         meta, key, source = read_meta(members), str(members["__key__"]), self.source
         views = source.homography.views if source.homography else meta["views"]
         extent = Extent(key, views, meta["frames"], meta["depth_frames"])
+        assert source.selection is not None  # filled
         selected = source.selection.select(extent, rng)
         if source.latents:
             return self._stored_latents(members, selected, rng)
@@ -137,7 +184,8 @@ class GridReader:
         else:
             sample = self.decoded.decode(members, selected.views, self.depth)
             grid = fit(self._grid(sample, selected, rng), self.size)
-        grid = source.augmentation.apply(grid, rng) if source.augmentation else grid
+        if isinstance(source.augmentation, GridAugmentation):
+            grid = source.augmentation.apply(grid, rng)
         return _repeated(replace(grid, images=unit_floats(grid.images)), len(selected.frames))
 
     def _stored_latents(self, members: Members, selected: Selected, rng: Random) -> SceneBatch:
@@ -166,6 +214,7 @@ class GridReader:
         views, frames = len(selected.views), len(selected.frames)
         mask = selected.reference
         if mask is None:
+            assert self.source.references is not None  # filled
             mask = self.source.references.draw(views, frames, rng)
         cameras = None
         if sample.c2w is not None and sample.intrinsics is not None:

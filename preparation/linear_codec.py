@@ -1,6 +1,7 @@
 """Finds the linear part of the small autoencoder, from which its training starts: principal components of patches.
 
-    python -m preparation.linear_codec --data configs/data/small_clips_full.yaml \\
+    python -m preparation.linear_codec --data configs/data/small_videos_full.yaml \\
+        --data.init_args.train_defaults.selection.init_args.frames 9 \\
         --network.channels 48 --output runs/autoencoder/linear_codec.safetensors
 
 `AutoencoderTraining` takes the file as one of its `initial_weights`.

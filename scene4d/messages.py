@@ -7,6 +7,9 @@ from contextlib import suppress
 from difflib import get_close_matches
 from inspect import signature
 from pkgutil import resolve_name
+from textwrap import indent
+
+import yaml
 
 # What jsonargparse's messages are made of: where in the tree, what says nothing, and what was expected.
 HEADER = re.compile(
@@ -17,6 +20,8 @@ NOISE = re.compile(
     r"Does not validate against any|Subtypes:|Errors:|Expected a path but|Expected a <class 'NoneType'>"
 )
 EXPECTED = re.compile(r"Expected an? (?P<type>.+?)((\. Got value)?: (?P<value>.*))?")
+# jsonargparse 4 says this of a file whose content is wrong; the reason is the error's context
+LOOP = re.compile(r"(?P<indent> *)Config file loop detected: (?P<file>\S+) -> (?P=file)$", re.MULTILINE)
 # torch's list of all keys of a checkpoint that differ
 SIZE = re.compile(r"size mismatch for (\S+): .+?Size\((\[.*?\])\).+?Size\((\[.*?\])\)")
 ABSENT = re.compile(r'(Missing|Unexpected) key\(s\) in state_dict: "(.+?)"')
@@ -24,7 +29,7 @@ ABSENT = re.compile(r'(Missing|Unexpected) key\(s\) in state_dict: "(.+?)"')
 
 def one_line(error: Exception) -> str:
     """Which key is wrong and what was expected; jsonargparse writes a tree of all types that it tried."""
-    message, owner, level = str(error), "", -1
+    message, owner, level = _with_hidden_reason(error), "", -1
     keys: list[str] = []
     wrong: list[str] = []
     for line in message.splitlines():
@@ -53,6 +58,40 @@ def one_line(error: Exception) -> str:
             f"expected {types}, got {value[1].partition('. Got value')[0] if value else 'something else'}"
         ]
     return ": ".join(filter(None, [".".join(keys), " ".join(wrong)])) or type(error).__name__
+
+
+def _with_hidden_reason(error: BaseException) -> str:
+    message, link = str(error), error
+    while not LOOP.match(str(link)):
+        following = link.__cause__ or link.__context__
+        if following is None:
+            return message
+        link = following
+    reason = str(link.__context__)
+    return LOOP.sub(lambda loop: indent(reason, loop["indent"]), message)
+
+
+def refuse_lost_settings(text: str, file: str) -> None:
+    """Checks that the lines of a config refine what they stand on, instead of taking its place.
+
+    Raises:
+        ValueError: A key stands beside one of its branches, or beside `config` and holds some branches alone.
+    """
+    with suppress(yaml.YAMLError):  # jsonargparse says what is wrong
+        config = yaml.safe_load(text)
+        for key, value in config.items() if isinstance(config, dict) else ():
+            branch = next((other for other in config if str(other).startswith(f"{key}.")), None)
+            if branch is not None:
+                raise ValueError(
+                    f"{file}: {key!r} and {branch!r} exclude each other; put one of them into a file"
+                )
+            whole = "." not in str(key) and isinstance(value, dict) and "class_path" not in value
+            if "config" in config and whole:
+                first = next(iter(value), "...")
+                raise ValueError(
+                    f"{file}: {key!r} would replace all that {config['config']} says about it; "
+                    f"write '{key}.{first}: ...' to change that alone"
+                )
 
 
 def _suggestion(owner: str, option: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,15 +14,29 @@ import torch
 import yaml
 from safetensors import safe_open
 
+from main import main
+
 ROOT = Path(__file__).parent.parent
-TRAININGS = re.findall(r"fit --config (\S+)", (ROOT / "demo.mk").read_text())
 
 
-@pytest.mark.parametrize("config", TRAININGS)
-def test_trainings_save_often_enough_to_go_on(config):
-    callbacks = yaml.safe_load((ROOT / config).read_text())["trainer"]["callbacks"]
-    saves = [c["init_args"] for c in callbacks if c["class_path"].endswith(".ModelCheckpoint")]
-    assert len(TRAININGS) == 4 and [s["train_time_interval"] for s in saves] == ["00:00:30"]
+def trainings() -> list[str]:
+    """The arguments of the trainings that `make demo` would start."""
+    command = ["make", "-n", "-B", "-o", ".venv/.installed", f"PY={sys.executable}", "demo"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"main\.py (fit .+?)(?: > .*)?$", shown.replace("\\\n", ""), re.MULTILINE)
+
+
+def test_trainings_save_often_enough_to_go_on(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    assert len(trainings()) == 4
+    for training in trainings():
+        with pytest.raises(SystemExit):
+            main([*shlex.split(training), "--print_config"])
+        callbacks = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+        saves = [c["init_args"] for c in callbacks if c["class_path"].endswith(".ModelCheckpoint")]
+        assert [save["train_time_interval"] for save in saves] == ["0:00:30"]
+        assert "--ckpt_path last" in training
 
 
 def make(*arguments: str) -> subprocess.Popen:

@@ -15,6 +15,7 @@ from datamodules import (
     HomographyViews,
     SceneDataModule,
     Source,
+    SourceDefaults,
 )
 from datamodules.collation import collate
 from datamodules.selection import Extent
@@ -107,6 +108,11 @@ def test_what_needs_pixels_is_refused_at_once(option, changes):
     with pytest.raises(ValueError, match=rf"^source 'clips'.*{option}$"):
         Source(**arguments, latents=True)
     Source("clips", [], grid(), augmentation=GridAugmentation(flip=0), latents=True)
+    defaults = {name: value for name, value in changes.items() if name != "homography"}
+    if defaults:
+        given = {"selection": grid()} | defaults
+        with pytest.raises(ValueError, match=rf"^source 'clips'.*{option}$"):
+            Source("clips", [], latents=True).filled(SourceDefaults(**given))
 
 
 def test_other_sizes_and_too_few_frames_are_refused(stored):

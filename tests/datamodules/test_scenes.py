@@ -6,7 +6,14 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import GridSelection, HomographyViews, SceneDataModule, Source
+from datamodules import (
+    GridAugmentation,
+    GridSelection,
+    HomographyViews,
+    SceneDataModule,
+    Source,
+    SourceDefaults,
+)
 from datamodules.held_out import HeldOutBatches, HeldOutLoader
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("small_*.yaml"))
@@ -224,6 +231,53 @@ def test_more_views_than_stored_ends_with_the_reason(folder):
         next(iter(data.train_dataloader()))
 
 
+def test_defaults_fill_the_sources_of_their_lists(folder):
+    grid = GridSelection(views=2, view_strides=[1, 2], frames=5)
+    whole = data_module(folder, workers=2)
+    short = [
+        Source("objects", ["objects-train-*.tar"], weight=2),
+        Source("homography", ["homography-train-*.tar"], homography=HomographyViews()),
+    ]
+    defaults = {
+        "train_defaults": SourceDefaults(str(folder), grid),
+        "val_defaults": SourceDefaults("elsewhere", grid),
+    }
+    data = data_module(folder, workers=2, train=short, val=short[:1], predict=short[:1], **defaults)
+    batches = []
+    for module in (whole, data):
+        module.val = []
+        module.setup("fit")
+        batches.append([batch for _, batch in zip(range(6), module.train_dataloader())])
+    assert all(torch.equal(a.images, b.images) and a.keys == b.keys for a, b in zip(*batches))
+    assert data.predict[0].urls == ["elsewhere/objects-train-*.tar"]
+    with pytest.raises(ValueError, match="source 'homography' has no selection"):
+        data_module(folder, train=short[1:])
+
+
+def test_defaults_in_yaml_and_one_leaf_of_them(tmp_path):
+    file = tmp_path / "data.yaml"
+    file.write_text("""
+class_path: datamodules.SceneDataModule
+init_args:
+  train_defaults:
+    root: shards
+    selection: {class_path: datamodules.GridSelection, init_args: {frames: 9}}
+    augmentation: {flip: 1.0}
+  train:
+    - {name: a, urls: [a.tar]}
+    - {name: b, urls: [b.tar], augmentation: null}
+    - {name: c, urls: [c.tar], augmentation: {gain: 0.1}}
+""")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    frames = "--data.init_args.train_defaults.selection.init_args.frames=17"
+    data = parser.instantiate(parser.parse_args([f"--data={file}", frames])).data
+    assert [source.urls for source in data.train] == [["shards/a.tar"], ["shards/b.tar"], ["shards/c.tar"]]
+    assert {source.selection.frames for source in data.train} == {17}
+    changes = [source.augmentation for source in data.train]
+    assert changes == [GridAugmentation(flip=1.0), None, GridAugmentation(gain=0.1)]
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_configs_build_the_data_module(config):
     parser = ArgumentParser(exit_on_error=False)
@@ -233,18 +287,13 @@ def test_configs_build_the_data_module(config):
     assert all(source.urls for source in data.train + data.val)
 
 
-@pytest.mark.parametrize("stage", ["small_grid_stage1", "small_grid_stage2"])
-@pytest.mark.parametrize("suffix", ["", "_full"])
-def test_diffusion_stages_use_the_papers_mixture(stage, suffix):
+def test_static_scenes_of_the_diffusion_have_no_reference_frames():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
-    config = CONFIGS[0].with_name(f"{stage}{suffix}.yaml")
+    config = CONFIGS[0].with_name("small_grid.yaml")
     data = parser.instantiate(parser.parse_args([f"--data={config}"])).data
-    weights = {source.name: source.weight for source in data.train}
-    assert weights == {"objects": 0.4, "physics": 0.2, "homography": 0.2, "static": 0.2}
-    static = next(source for source in data.train if source.name == "static")
-    assert (static.references.none, static.references.both) == (1, 0)
-    assert {source.selection.frames for source in data.train} == {9 if stage.endswith("1") else 17}
+    given = {source.name: (source.references.both, source.references.none) for source in data.train}
+    assert given == {"objects": (1, 0), "physics": (1, 0), "homography": (1, 0), "static": (0, 1)}
 
 
 def test_a_typo_in_a_config_is_refused(tmp_path):

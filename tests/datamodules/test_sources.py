@@ -1,3 +1,4 @@
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -9,10 +10,11 @@ from datamodules.collation import collate
 from datamodules.homography import HomographyViews
 from datamodules.references import ReferencePolicy
 from datamodules.selection import ContextSelection, GridSelection
-from datamodules.sources import DecodedViews, GridReader, Source
+from datamodules.sources import DecodedViews, GridReader, Source, SourceDefaults
 from scene4d.sample_format import decode_sample, encode_sample
 
 GRID = GridSelection(views=2, view_strides=[2], frames=5, frame_strides=[2], random=False)
+GRAY = GridAugmentation(flip=0, gain=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +115,45 @@ def test_batch_mixes_scenes_with_and_without_cameras_depth_and_text(members, sce
     assert batch.source == ["objects", "homography", "physics"] and batch.keys == ["one", "clip", "captioned"]
     only_videos = collate([scenes[1], scenes[1]])
     assert only_videos.cameras is None and only_videos.depths is None and only_videos.text is None
+
+
+def test_a_source_s_own_settings_win_over_the_defaults():
+    defaults = SourceDefaults("shards", GRID, ReferencePolicy(none=1), GRAY)
+    own = Source("o", ["a.tar"], GridSelection(frames=5), references=ReferencePolicy(), augmentation=None)
+    assert own.filled(defaults) == replace(own, urls=["shards/a.tar"])
+    left_out = Source("o", ["a.tar"]).filled(defaults)
+    assert left_out == Source(
+        "o", ["shards/a.tar"], GRID, references=ReferencePolicy(none=1), augmentation=GRAY
+    )
+    assert left_out.filled(SourceDefaults()) == left_out
+    none = Source("o", ["a.tar"], GRID).filled(SourceDefaults())
+    assert none == Source("o", ["a.tar"], GRID, references=ReferencePolicy(), augmentation=None)
+
+
+@pytest.mark.parametrize("url, root, found", [
+    ("a-*.tar", "data/", "data/a-*.tar"), ("b/{0..9}.tar", "s3://bucket", "s3://bucket/b/{0..9}.tar"),
+    ("/a.tar", "data", "/a.tar"), ("pipe:cat a.tar", "data", "pipe:cat a.tar"),
+    ("https://host/a.tar", "data", "https://host/a.tar"), ("a.tar", "", "a.tar"),
+])  # fmt: skip
+def test_relative_urls_lie_below_the_root(url, root, found):
+    assert Source("o", [url], GRID).filled(SourceDefaults(root)).urls == [found]
+
+
+def test_defaults_change_no_random_draw(members):
+    whole = Source("o", [], GRID, references=ReferencePolicy(1, 1, 1, 1), augmentation=GRAY)
+    parts = Source("o", []).filled(SourceDefaults("", GRID, ReferencePolicy(1, 1, 1, 1), GRAY))
+    off = [Source("o", [], GRID), Source("o", [], GRID, augmentation=None)]
+    for pair in ([whole, parts], off):
+        grids, rngs = [], [Random(3), Random(3)]
+        for source, rng in zip(pair, rngs):
+            grids.append(GridReader(source, (16, 16), True, 8)(members, rng))
+        assert rngs[0].getstate() == rngs[1].getstate()
+        assert torch.equal(grids[0].images, grids[1].images)
+        assert torch.equal(grids[0].reference, grids[1].reference)
+
+
+def test_a_source_without_a_selection_is_named():
+    with pytest.raises(ValueError, match="source 'clips' has no selection"):
+        Source("clips", []).filled(SourceDefaults())
+    with pytest.raises(ValueError, match="source 'clips' has no selection"):
+        GridReader(Source("clips", []), (16, 16), True, 0)

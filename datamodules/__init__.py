@@ -2,7 +2,7 @@
 
 from datamodules.augmentation import GridAugmentation
 from datamodules.homography import HomographyViews
-from datamodules.reference_videos import GridFiles, ReferenceVideos
+from datamodules.reference_videos import GridFiles, ReferenceVideos, read_references
 from datamodules.references import ReferencePolicy
 from datamodules.scenes import SceneDataModule
 from datamodules.selection import ContextSelection, GridSelection
@@ -19,4 +19,5 @@ __all__ = [
     "SceneDataModule",
     "Source",
     "SourceDefaults",
+    "read_references",
 ]

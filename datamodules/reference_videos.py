@@ -69,7 +69,11 @@ class ReferenceVideos(LightningDataModule):
         self.batch: SceneBatch | None = None
 
     def setup(self, stage: str) -> None:
-        """Reads both videos.
+        """Reads both videos."""
+        self.batch = self.read()
+
+    def read(self) -> SceneBatch:
+        """Reads both videos as a batch of one grid, white where frames are to be generated.
 
         Raises:
             ValueError: A video is missing, unreadable or too short; names it.
@@ -83,7 +87,7 @@ class ReferenceVideos(LightningDataModule):
         images[0, :, 0], images[0, 0] = column, row
         reference = torch.zeros(images.shape[:3], dtype=torch.bool)
         reference[:, 0], reference[:, :, 0] = True, True
-        self.batch = SceneBatch(
+        return SceneBatch(
             images=images, cameras=None, frame_times=torch.from_numpy(times)[None].float(), reference=reference,
             source=["user"], keys=[self.key],
         )  # fmt: skip
@@ -105,6 +109,19 @@ class ReferenceVideos(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """One batch of one scene."""
         return DataLoader([self.batch], batch_size=None)  # type: ignore[arg-type]  # a list will do
+
+
+def read_references(
+    fixed_view: str,
+    freeze_time: str,
+    size: int = 64,
+    frames: int = 17,
+    views: int = 4,
+    fps: float = 12.0,
+    key: str = "scene",
+) -> SceneBatch:
+    """Reads two videos as the grid to be generated; arguments and errors are those of `ReferenceVideos`."""
+    return ReferenceVideos(fixed_view, freeze_time, size, frames, views, fps, key).read()
 
 
 class GridFiles(LightningDataModule):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scene4d.networks.contracts import Module, TrainedNetwork
+from scene4d.networks.eight_bits import from_eight_bits
 
 
 def load_initial_weights(network: TrainedNetwork, paths: str | Path | Sequence[str]) -> list[str]:
@@ -69,7 +70,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return from_eight_bits(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors raises its own Rust types, torch.load a dozen
         raise ValueError(f"weights file {str(path)!r} cannot be read: {error}") from error

@@ -20,7 +20,7 @@ def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
-def sampling_sigmas(steps: int, shift: float = 1.0) -> Float[Tensor, " steps+1"]:
+def sampling_sigmas(steps: int, shift: float = 1.0) -> Float[Tensor, " {steps}+1"]:
     """Noise levels from 1 to 0. Own sigmas: diffusers' scheduler would shift them twice.
 
     Raises:

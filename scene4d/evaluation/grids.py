@@ -128,7 +128,7 @@ class GridEvaluation:
 
 def grid_picture(
     scene: SceneBatch, generated: Float[Tensor, "1 v t c h w"], frames: int = 5
-) -> Float[Tensor, "c h w"]:
+) -> Float[Tensor, "c y x"]:
     """Draws a contact sheet of one scene: reference, generated, truth, copy; a few frames of every view."""
     images = scene.images
     given = torch.where(scene.reference[..., None, None, None], images, 0.5)

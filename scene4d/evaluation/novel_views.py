@@ -141,7 +141,9 @@ def _only(scenes: Reconstruction, index: int) -> Reconstruction:
     return scenes.apply(lambda x: x[index : index + 1])
 
 
-def _novel(pipeline: Reconstructor, scene: Reconstruction, targets: Cameras, given: Images) -> Images:
+def _novel(
+    pipeline: Reconstructor, scene: Reconstruction, targets: Cameras, given: Images
+) -> Float[Tensor, "b all t 3 h w"]:
     """The given views, then the views of the target cameras."""
     rendered = pipeline.render(scene.gaussians, targets, given.shape[-2:], scene.background)
     return torch.cat([given, rendered], 1)

@@ -223,7 +223,7 @@ def test_rows_are_logged_for_each_source():
     for batch in (make_batch(b=2), rooms):
         module.validation_step(batch, 0)
     module.on_validation_epoch_end()
-    rows = {row[:3]: row for row in module.results["reconstruction"]}
+    rows = {(row.source, row.method, row.score): row for row in module.results["reconstruction"]}
     assert logged["val/pose_free_psnr_rooms"] == rows["rooms", "pose_free", "psnr"].value
     assert "val/given_cameras_ssim_objects" in logged and not any("copy_nearest" in name for name in logged)
     psnr = [rows[source, "given_cameras", "psnr"].value for source in ("objects", "rooms")]

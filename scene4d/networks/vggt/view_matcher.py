@@ -140,10 +140,10 @@ def cell_positions(height: int, width: int, device: torch.device) -> Float[Tenso
 
 
 def find_matches(
-    features: Float[Tensor, "*batch p f"],
-    others: Float[Tensor, "*batch p f"],
+    features: Float[Tensor, "*#batch p f"],
+    others: Float[Tensor, "*#batch p f"],
     positions: Float[Tensor, "p 2"],
-) -> tuple[Float[Tensor, "*batch p 2"], Float[Tensor, "*batch p"], Bool[Tensor, "*batch p"]]:
+) -> tuple[Float[Tensor, "*pairs p 2"], Float[Tensor, "*pairs p"], Bool[Tensor, "*pairs p"]]:
     """Best cell among `others`, refined below the cell by averaging over its 3 x 3 neighbours.
 
     Returns:

@@ -72,7 +72,7 @@ def test_a_network_without_the_head_or_the_matcher_is_refused():
     network.gaussian_head = None
     with pytest.raises(ValueError, match="gaussian_head: true"):
         Reconstructor(network)(images)
-    del network.aggregator.matcher
+    network.aggregator.matcher = None
     with pytest.raises(ValueError, match="match_views: true"):
         Reconstructor(network, refine=True)(images)
 

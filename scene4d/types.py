@@ -28,7 +28,7 @@ class _Movable:
         dtype: torch.dtype | None = None,
         non_blocking: bool = False,
     ) -> Movable:
-        """Returns a copy whose tensors went through `Tensor.to`; expanded ones stay so."""
+        """Returns a copy on another device or with another type of real numbers; expanded tensors stay so."""
         return self.apply(lambda x: _moved(x, device, dtype, non_blocking))
 
     def apply(self: Movable, function: Callable[[Tensor], Tensor]) -> Movable:
@@ -46,7 +46,8 @@ class _Movable:
 def _moved(
     x: Tensor, device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool
 ) -> Tensor:
-    """`x.to(...)`; of an expanded tensor only what it has in memory."""
+    """`x.to(...)`, masks keep their type; of an expanded tensor only what it has in memory."""
+    dtype = dtype if x.is_floating_point() else None
     if 0 not in x.stride():
         return x.to(device, dtype, non_blocking)
     stored = x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors.torch import load_file
@@ -83,6 +83,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return content
 
 
+@runtime_checkable
 class Pretrained(Protocol):
     """The part of diffusers' models that loads them."""
 

@@ -14,6 +14,7 @@ def test_expanded_images_stay_one_number_when_they_move():
     assert moved.frame_times.dtype == torch.float64 and torch.equal(
         moved.frame_times, batch.frame_times.double()
     )
+    assert moved.reference.dtype == torch.bool
 
 
 def test_one_sample_of_a_batch():

@@ -1,5 +1,6 @@
 """Weights to start from keep their digits."""
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -23,3 +24,10 @@ def test_float32_files_are_not_rounded_where_weights_train(tmp_path):
     module.configure_model()
     assert torch.equal(module.network.weight, tuned["weight"])
     assert module.network.bias.dtype == torch.bfloat16 and not module.network.bias.requires_grad
+
+
+def test_a_network_that_lacks_members_is_refused():
+    module = Training(lambda: nn.Linear(4, 4), torch.optim.AdamW, None, [], [".*"])
+    with pytest.raises(ValueError, match="Linear lacks members of .*TrainedNetwork"):
+        module.configure_model()
+    assert not module.built

@@ -19,10 +19,6 @@ from scene4d.networks.vggt.layers import Block
 from scene4d.networks.vggt.view_matcher import ViewMatcher
 from scene4d.types import Cameras, Prediction
 
-# prefixes of VGGT-1B's weights that may go unused, and of parts that VGGT-1B does not have
-VGGT_UNUSED = ("track_head.", "point_head.")
-ADDED_TO_VGGT = ("aggregator.temporal", "aggregator.matcher.", "gaussian_head.")
-
 
 class ReconstructionNetwork(nn.Module):
     """VGGT for a view x time grid; the defaults are VGGT-1B, whose released weights load strictly.
@@ -61,8 +57,12 @@ class ReconstructionNetwork(nn.Module):
         match_width: Channels of the matcher's encoder.
     """
 
-    unused_weights: Sequence[str] = VGGT_UNUSED
-    optional_weights: Sequence[str] = ADDED_TO_VGGT
+    unused_weights: Sequence[str] = ("track_head.", "point_head.")  # of VGGT-1B
+    optional_weights: Sequence[str] = (
+        "aggregator.temporal",
+        "aggregator.matcher.",
+        "gaussian_head.",
+    )  # not in it
 
     def __init__(
         self,

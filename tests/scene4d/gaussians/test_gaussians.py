@@ -1,11 +1,11 @@
-"""Covariances, pruning and quantisation of Gaussians."""
+"""Rotations, pruning and quantisation of Gaussians."""
 
 import math
 
 import pytest
 import torch
 
-from scene4d.gaussians import covariances, prune_by_opacity
+from scene4d.gaussians import prune_by_opacity
 from scene4d.gaussians.quantization import BYTES_PER_GAUSSIAN, bounding_box, pack_gaussians, unpack_gaussians
 from scene4d.geometry.rotations import quaternion_to_matrix
 from scene4d.rendering import rasterize
@@ -28,16 +28,6 @@ def test_rotation_of_a_quarter_turn_about_z():
     rotation = quaternion_to_matrix(torch.tensor([2 * half, 0, 0, 2 * half]))  # of length 2: normalised
     expected = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     assert torch.allclose(rotation, expected, atol=1e-6)
-
-
-def test_covariance_has_the_scales_as_its_axes():
-    gaussians = make_gaussians()
-    covariance = covariances(gaussians.quats.double(), gaussians.scales.double())
-    eigenvalues = torch.linalg.eigvalsh(covariance)
-    assert torch.allclose(eigenvalues.sqrt(), gaussians.scales.double().sort(dim=-1).values, atol=1e-9)
-    axis = quaternion_to_matrix(gaussians.quats.double())[:, :, 0]
-    turned = (covariance @ axis[..., None])[..., 0]
-    assert torch.allclose(turned, axis * gaussians.scales.double()[:, :1] ** 2, atol=1e-9)
 
 
 def test_pruning_at_the_rasterizers_threshold_changes_no_picture():

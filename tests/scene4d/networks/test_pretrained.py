@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scene4d.networks.pretrained import load_weights, read_weights
-from scene4d.networks.vggt import ADDED_TO_VGGT, VGGT_UNUSED
+from scene4d.networks.vggt import ReconstructionNetwork
 
 
 class Small(nn.Module):
@@ -24,7 +24,9 @@ def test_loads_a_file_and_names_what_is_new(tmp_path, suffix):
     given = geometry() | {"track_head.x": torch.zeros(1), "point_head.x": torch.zeros(1)}
     save_file(given, path) if suffix == ".safetensors" else torch.save(given, path)
     network = Small()
-    kept = load_weights(network, path, VGGT_UNUSED, ADDED_TO_VGGT)
+    kept = load_weights(
+        network, path, ReconstructionNetwork.unused_weights, ReconstructionNetwork.optional_weights
+    )
     assert network.aggregator.weight.eq(2).all()
     assert kept == ["gaussian_head.weight", "gaussian_head.bias"]
 
@@ -45,7 +47,9 @@ def test_files_are_joined_and_other_architectures_are_named_with_both_shapes(tmp
         for name, weights in files.items():
             save_file(weights, tmp_path / f"{name}.safetensors")
         return load_weights(
-            network, [str(tmp_path / f"{name}.safetensors") for name in files], (), ADDED_TO_VGGT
+            network,
+            [str(tmp_path / f"{name}.safetensors") for name in files],
+            optional=ReconstructionNetwork.optional_weights,
         )
 
     first, bias = {"aggregator.weight": torch.ones(3, 2)}, {"aggregator.bias": torch.ones(3)}

@@ -35,8 +35,8 @@ def test_images_alone_are_enough():
 @torch.no_grad()
 def test_five_lines_with_the_committed_weights():
     """As in a notebook: network, weights, pipeline, scene, a new view."""
-    from scene4d.networks.pretrained import load_weights
-    from scene4d.networks.vggt import VGGT_UNUSED, ReconstructionNetwork
+    from scene4d.networks.pretrained import load_initial_weights
+    from scene4d.networks.vggt import ReconstructionNetwork
 
     network = ReconstructionNetwork(
         image_size=64, patch_size=8, dim=160, heads=5, depth=4, embedder_depth=2, registers=2, layer_scale=1.0,
@@ -46,7 +46,7 @@ def test_five_lines_with_the_committed_weights():
     )  # fmt: skip
     weights = ROOT / "assets" / "small" / "weights"
     files = [str(weights / name) for name in ("geometry.safetensors", "reconstruction.safetensors")]
-    assert load_weights(network, files, VGGT_UNUSED) == []
+    assert load_initial_weights(network, files) == []
     reconstructor = Reconstructor(network, pixel_scale=0.12, background=None, refine=True)
     scene = reconstructor(
         make_batch(inputs=2, targets=0, t=1).images.repeat_interleave(2, -1).repeat_interleave(2, -2)

@@ -28,7 +28,7 @@ class GridLogging(L.Callback):
 
     Args:
         training_batches: How many batches after the start or restart of a fit are searched for new sources.
-        frames: The largest number of timesteps that are shown of a training sample, evenly spaced.
+        frames: The largest number of timesteps of a training sample that are shown; they are evenly spaced.
         enlarge: How many times every pixel of the PNG files is repeated.
     """
 

@@ -23,27 +23,27 @@ FIXED_SIGMAS = (0.25, 0.5, 0.75, 1.0)
 
 
 class VideoDiffusion(Training):
-    """Rectified flow on the view x time grid (paper, sec. 3.1), reference frames given.
+    """Trains the 4D video diffusion model: rectified flow on a view x time grid with reference frames (sec. 3.1).
 
-    Training fine-tunes what `trainable` names: the self-attention (paper) or, for the base model, everything.
-    Validation inside `fit` logs the loss at fixed noise levels and fixed noise, by source, and shows one sampled
-    grid per source. `validate` and `test` score samples and baselines (`GridEvaluation`) into `results`.
-    `predict` returns the grid as a `SceneBatch` whose reference frames are the given ones.
+    Training changes the parameters that `trainable` names: the self-attention, as in the paper, or everything for the
+    base model. Validation inside `fit` logs the loss of each source at fixed noise levels and with fixed noise, and
+    shows one sampled grid per source. `validate` and `test` score samples and baselines (see `evaluation`). `predict`
+    returns the generated grid as a `SceneBatch`; its reference frames are the given ones.
 
     Args:
         network: Builds the network, for example `scene4d.networks.WanGridTransformer`.
-        autoencoder: Builds the frozen autoencoder, `PatchAutoencoder` or `WanAutoencoder`.
-        flow: The objective, which is also the sampler.
+        autoencoder: Builds the autoencoder, which stays frozen: `PatchAutoencoder` or `WanAutoencoder`.
+        flow: The training objective and the sampler that belongs to it.
         optimizer: Builds the optimizer from the parameters that train.
-        lr_scheduler: Builds a schedule from the optimizer and the number of optimizer steps; None keeps the rate.
-        trainable: Regular expressions on parameter names of the network; what matches trains.
-        initial_weights: safetensors files loaded in this order. A file may hold a part, for example the
-            fine-tuned self-attention on top of the base model; together they must cover the network, unless it
-            starts from weights of its own (`pretrained`).
-        evaluation: Scores what `validate` and `test` generate.
-        sample_steps: Network evaluations of one sample.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps the rate constant.
+        trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
+        initial_weights: Weight files that are loaded in this order, later ones over earlier ones. A file may hold a
+            part, for example the fine-tuned self-attention on top of the base model. Together they must cover the
+            network, unless it starts from weights of its own (`pretrained`).
+        evaluation: Scores what `validate` and `test` generate; None is `GridEvaluation()`.
+        sample_steps: How many times the network is evaluated for one sample; more steps take longer.
         guidance: Weight of classifier-free guidance; 1 switches it off, as the paper does when both videos are given.
-        text_dropout: Probability of training a sample without its caption.
+        text_dropout: Probability that a sample is trained without its caption, which guidance needs.
         sample_seed: Seed of the noise that sampling starts from.
         compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
     """

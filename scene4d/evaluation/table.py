@@ -1,4 +1,4 @@
-"""What an evaluation finds: rows (source, method, score, value, count), the same on every rank."""
+"""The result of an evaluation: rows (source, method, score, value, count), the same on every rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
     Attributes:
         source: Name of the data source.
-        method: What was scored, for example "sample" or "copy_freeze_time".
+        method: The method that was scored, for example "sample" or "copy_freeze_time".
         score: Name of the score, for example "psnr".
         value: Mean over scenes.
         count: Number of scenes that have this score.

@@ -29,8 +29,8 @@ class GridGenerator:
     Args:
         network: The network of the diffusion model.
         autoencoder: The frozen autoencoder.
-        flow: The objective, which is also the sampler.
-        sample_steps: Network evaluations of one sample.
+        flow: The training objective and the sampler that belongs to it.
+        sample_steps: How many times the network is evaluated for one sample.
         guidance: Weight of classifier-free guidance; 1 switches it off, as the paper does when both videos are given.
         sample_seed: Seed of the noise that sampling starts from.
     """

@@ -24,7 +24,7 @@ class AutoencoderTraining(Training):
     Args:
         network: Builds a `PatchAutoencoder`; its forward pass returns the reconstruction and the raw latents.
         optimizer: Builds the optimizer from the parameters that train.
-        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps the rate constant.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
         edge_weight: Weight of the L1 distance of image gradients; a larger weight keeps edges sharper.
         latent_weight: Weight of the squared latents, which keeps their scale near one.
         trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen. If no

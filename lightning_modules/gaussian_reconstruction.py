@@ -33,7 +33,7 @@ class GaussianReconstruction(Training):
         network: Builds a `ReconstructionNetwork` with a Gaussian head.
         losses: The losses whose weighted sum is trained on, for example `scene4d.losses.ImageLoss`.
         optimizer: Builds the optimizer from the parameters that train.
-        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps the rate constant.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
         initial_weights: Weight files that are loaded in this order, later ones over earlier ones, for example VGGT-1B
             and then a Gaussian head. Without files, training starts from random values.
         trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.

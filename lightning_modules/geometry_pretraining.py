@@ -25,7 +25,7 @@ class GeometryPretraining(Training):
         network: Builds a `ReconstructionNetwork`.
         losses: The losses whose weighted sum is trained on, for example `scene4d.losses.DepthLoss`.
         optimizer: Builds the optimizer from the parameters.
-        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps the rate constant.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
         initial_weights: Weight files that are loaded in this order, later ones over earlier ones. Without files,
             training starts from random values.
     """

@@ -35,7 +35,7 @@ class VideoDiffusion(Training):
         autoencoder: Builds the autoencoder, which stays frozen: `PatchAutoencoder` or `WanAutoencoder`.
         flow: The training objective and the sampler that belongs to it.
         optimizer: Builds the optimizer from the parameters that train.
-        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps the rate constant.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
         trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
         initial_weights: Weight files that are loaded in this order, later ones over earlier ones. A file may hold a
             part, for example the fine-tuned self-attention on top of the base model. Together they must cover the

@@ -34,7 +34,7 @@ $(DEMO)/started: | $(VENV)/.installed
 	@mkdir -p $(DEMO)/logs
 	@date +%s > $@
 
-# a step that runs beside others prints one line on the screen and the rest into its log, which is shown if it fails
+# a step beside others prints one line on the screen and the rest into its log, which is shown if it fails
 BESIDE = echo "$@: see $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log" && $(RUN)
 INTO_LOG = > $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log 2>&1 || \
     { tail -n 30 $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log; exit 1; }

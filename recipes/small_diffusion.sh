@@ -12,7 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 RUNS=runs/recipe
 AUTOENCODER=$RUNS/refinement/autoencoder.safetensors
 BASE=$RUNS/base/base_video.safetensors
-# all runs of the diffusion model share these options; compiling needs a C++ compiler and pays off after some hundred steps
+# all runs of the diffusion model share these options; compiling needs a C++ compiler and pays off after some hundred
+# steps
 DIFFUSION=(--model.init_args.autoencoder.init_args.weights "$AUTOENCODER" --model.init_args.compile true)
 WARMUP=--model.init_args.lr_scheduler.init_args.warmup_steps
 RATE=--model.init_args.optimizer.init_args.lr

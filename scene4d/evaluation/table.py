@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class Evaluation(Protocol):
-    """How a pipeline is judged: `start` once, `add` for every batch, `compute` once.
+    """Judges a pipeline: `start` once, `add` for every batch, `compute` once.
 
     All ranks call each of them equally often, with batches of the same source at the same time.
     """

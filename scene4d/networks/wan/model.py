@@ -31,7 +31,7 @@ WAN_TEXT_LENGTH = 512
 
 
 class WanGridTransformer(nn.Module):
-    """The 4D video network: (noisy grid, noise level, text, references) -> prediction for the grid.
+    """The network of the 4D video diffusion model: predicts a grid from a noisy one, its noise level, text and references.
 
     Weights in bfloat16 compute under autocast of their type, also where the trainer has none, so that weights that
     train, which `trainable_parameters` makes float32, work among them.

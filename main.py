@@ -49,7 +49,7 @@ class Scene4DCLI(LightningCLI):
         )
         return parser
 
-    def instantiate_trainer(self, **kwargs) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
         if trainer.logger in (None, True):
             root = trainer.default_root_dir or "runs/default"

@@ -11,11 +11,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from scene4d.atomic import replacing, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curves = dict[str, dict[int, float]]  # value, step, number
 
@@ -58,7 +62,7 @@ def table(runs: dict[str, Curves]) -> Iterable[str]:
             yield from (f"{run},{value},{step},{number:.4g}\n" for step, number in sorted(points.items()))
 
 
-def picture(runs: dict[str, Curves], columns: int = 3):
+def picture(runs: dict[str, Curves], columns: int = 3) -> Figure:
     """A panel a run: its scores (dB) if it has any, else its losses; dots are held-out scenes, lines training."""
     from matplotlib.figure import Figure
 

@@ -35,7 +35,7 @@ class _Plain(logging.Handler):
     """Writes the bare message to what sys.stdout is at that moment: a live progress bar replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if rank_zero_only.rank == 0 or record.levelno >= logging.WARNING:
+        if getattr(rank_zero_only, "rank", 0) == 0 or record.levelno >= logging.WARNING:
             sys.stdout.write(self.format(record) + "\n")
             sys.stdout.flush()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import lightning as L
@@ -14,6 +15,8 @@ from torch import Tensor
 from callbacks.ema import ExponentialMovingAverage
 from scene4d.atomic import replacing
 from scene4d.distributed.sharding import gather, reshard
+
+log = logging.getLogger(__name__)
 
 
 class WeightsExport(L.Callback):
@@ -90,6 +93,8 @@ class WeightsExport(L.Callback):
         with replacing(path) as temporary:
             tensors = {name: value.contiguous() for name, value in weights.items()}
             save_file(tensors, temporary, metadata=header)
+        kind = "averaged" if header["averaged"] == "true" else "trained"
+        log.info("%s weights of step %s -> %s", kind, header["step"], path)
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

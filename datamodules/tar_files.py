@@ -63,7 +63,7 @@ def tar_files(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 def _decompressed(stream: IO[bytes]) -> IO[bytes]:
     if not hasattr(stream, "peek"):
         stream = io.BufferedReader(stream)  # type: ignore[type-var]
-    opener = COMPRESSED.get(stream.peek(2)[:2])  # type: ignore[attr-defined]
+    opener = COMPRESSED.get(stream.peek(2)[:2])
     return stream if opener is None else opener(stream, "rb")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
 from scene4d.evaluation.table import SceneScores
-from scene4d.networks.autoencoder import decode_grid, encode_grid
+from scene4d.networks.autoencoder import PatchAutoencoder, decode_grid, encode_grid
 from scene4d.types import SceneBatch
 
 
@@ -33,6 +33,8 @@ class AutoencoderTraining(Training):
         initial_weights: Weight files that are loaded in this order, later ones over earlier ones. A training from
             scratch starts from the linear part that `python -m preparation.linear_codec` finds.
     """
+
+    network: PatchAutoencoder
 
     def __init__(
         self,

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
 from scene4d.evaluation import NovelViews
+from scene4d.evaluation.table import Evaluation
 from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
 from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses
+from scene4d.networks.contracts import SceneNetwork
 from scene4d.pipelines import Reconstructor
 from scene4d.pipelines.reconstructor import Located
 from scene4d.types import Cameras, Prediction, Reconstruction, SceneBatch
@@ -48,7 +50,9 @@ class GaussianReconstruction(Training):
         evaluation: Judges held-out scenes in `validate`, `test` and during training; None is `NovelViews()`.
     """
 
+    network: SceneNetwork
     reconstructor: Reconstructor
+    evaluation: Evaluation[Reconstructor]
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from lightning_modules.training import Schedule, Training
 from scene4d.evaluation.geometry_errors import geometry_errors
 from scene4d.geometry.normalised_batches import static_scenes
 from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses
+from scene4d.networks.contracts import SceneNetwork
 from scene4d.types import SceneBatch
 
 
@@ -30,6 +31,7 @@ class GeometryPretraining(Training):
             training starts from random values.
     """
 
+    network: SceneNetwork
     harmless = ("aggregator.temporal", "gaussian_head.")  # they take no part
 
     def __init__(

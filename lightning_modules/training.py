@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from scene4d.evaluation.table import Row
+from scene4d.networks.contracts import TrainedNetwork
 from scene4d.networks.pretrained import load_initial_weights
 from scene4d.networks.trainable import trainable_parameters
 
@@ -41,7 +44,7 @@ class Training(L.LightningModule):
         trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
     """
 
-    network: Any
+    network: TrainedNetwork  # after `configure_model`
     harmless: Sequence[str] = ()  # prefixes of weights whose initial values change nothing
 
     def __init__(
@@ -55,10 +58,9 @@ class Training(L.LightningModule):
         super().__init__()
         self.make_network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
         self.initial_weights, self.trainable = list(initial_weights), list(trainable)
-        self.network = None
         self.untrained: list[str] = []  # names that still have their initial values
-        self.results: dict[str, Any] = {}
-        self.pictures: dict[str, Tensor] = {}
+        self.results: dict[str, list[Row]] = {}
+        self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
 
     def setup(self, stage: str) -> None:
         """Refuses precisions that keep no float32 weights.
@@ -76,11 +78,16 @@ class Training(L.LightningModule):
         """Builds the network once, on whatever device the strategy sets up.
 
         Raises:
-            ValueError: Weights are missing or of another architecture, or a pattern matches no parameter.
+            ValueError: Weights are missing or of another architecture, a pattern matches no parameter, or the
+                network lacks members of `TrainedNetwork`.
         """
-        if self.network is not None:
+        if self.built:
             return
         network = self.make_network()
+        if not isinstance(network, TrainedNetwork):
+            raise ValueError(
+                f"network: {type(network).__name__} lacks members of scene4d.networks.contracts.TrainedNetwork"
+            )
         # before weights are loaded: what trains becomes float32 and keeps all digits of the files
         count = len(trainable_parameters(network, self.trainable))
         log.debug("%d parameter tensors of the network train", count)
@@ -100,6 +107,11 @@ class Training(L.LightningModule):
         steps = steps if steps > 0 else int(self.trainer.estimated_stepping_batches)
         schedule = self.make_scheduler(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def built(self) -> bool:
+        """Whether `configure_model` has built the network."""
+        return hasattr(self, "network")
 
     @property
     def fitting(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,9 @@ from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.distributed.compiling import compile_blocks
 from scene4d.evaluation.grids import GridEvaluation, grid_picture
-from scene4d.evaluation.table import SceneScores
+from scene4d.evaluation.table import Evaluation, SceneScores
 from scene4d.latent_grid import latent_reference_mask
+from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
 from scene4d.pipelines import GridGenerator
 from scene4d.types import SceneBatch
 
@@ -48,6 +50,11 @@ class VideoDiffusion(Training):
         compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
     """
 
+    network: DiffusionNetwork
+    autoencoder: Autoencoder
+    generator: GridGenerator
+    evaluation: Evaluation[GridGenerator]
+
     def __init__(
         self,
         network: Callable[[], nn.Module],
@@ -68,22 +75,33 @@ class VideoDiffusion(Training):
         self.save_hyperparameters()
         self.make_autoencoder, self.flow = autoencoder, flow
         self.evaluation = evaluation or GridEvaluation()
-        self.sampling = {"sample_steps": sample_steps, "guidance": guidance, "sample_seed": sample_seed}
+        self.make_generator = partial(
+            GridGenerator, flow=flow, sample_steps=sample_steps, guidance=guidance, sample_seed=sample_seed
+        )
         self.text_dropout, self.compile_network = text_dropout, compile
         self.fixed_losses = SceneScores(["loss"], ["loss"])
-        self.source_losses: dict[str, list[Tensor]] = {}
+        self.source_losses: dict[str, list[Float[Tensor, ""]]] = {}
 
     def configure_model(self) -> None:
-        """Builds both networks once, and the pipeline that generates grids with them."""
-        if self.network is not None:
+        """Builds both networks once, and the pipeline that generates grids with them.
+
+        Raises:
+            ValueError: What `Training.configure_model` raises, or the autoencoder lacks members of `Autoencoder`.
+        """
+        if self.built:
             return
         super().configure_model()
         if self.compile_network:
             compile_blocks(self.network)
-        self.autoencoder = self.make_autoencoder().eval().requires_grad_(False)
+        autoencoder = self.make_autoencoder()
+        if not isinstance(autoencoder, Autoencoder):
+            raise ValueError(
+                f"autoencoder: {type(autoencoder).__name__} lacks members of scene4d.networks.contracts.Autoencoder"
+            )
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]
-        self.generator = GridGenerator(self.network, self.autoencoder, self.flow, **self.sampling)
+        self.generator = self.make_generator(self.network, self.autoencoder)
 
     def on_after_batch_transfer(self, batch: SceneBatch, dataloader_idx: int) -> SceneBatch:
         """Gives every batch of `fit` its latents, once: the stored ones, if they are this autoencoder's, or encoded."""
@@ -115,7 +133,8 @@ class VideoDiffusion(Training):
 
         `self.log` would write the value of an earlier step again for a source that did not come.
         """
-        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+        # Lightning gives the trainer this attribute without declaring it
+        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             losses = self.source_losses.items()
             means = {f"train/loss_{name}": torch.stack(found).mean().item() for name, found in losses}
             for logger in self.loggers:

@@ -34,6 +34,7 @@ from preparation.writing.jobs import finish, parse_part, start_logging
 from preparation.writing.reports import Report, skip, write_reported
 from scene4d.latent_grid import latent_frames, whole_frames
 from scene4d.networks.autoencoder import autoencoder_fingerprint, encode_grid
+from scene4d.networks.contracts import Autoencoder
 from scene4d.sample_format import add_latents, decode_sample
 
 
@@ -91,7 +92,7 @@ def make_shard(job: LatentsJob) -> Report:
 
 
 def encode_views(
-    autoencoder: nn.Module, images: UInt8[np.ndarray, "v t h w 3"], frames: int
+    autoencoder: Autoencoder, images: UInt8[np.ndarray, "v t h w 3"], frames: int
 ) -> Float[np.ndarray, "v z n y x"]:
     """Encodes every view from its first frame on and returns normalised latents.
 
@@ -164,11 +165,15 @@ def _name(url: str) -> str:
 
 
 @lru_cache(1)
-def _autoencoder(spec: str, device: str) -> nn.Module:
+def _autoencoder(spec: str, device: str) -> Autoencoder:
     """Builds the autoencoder once per process."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "autoencoder", required=True)
     autoencoder = parser.instantiate(parser.parse_object({"autoencoder": json.loads(spec)})).autoencoder
+    if not isinstance(autoencoder, Autoencoder):
+        raise ValueError(
+            f"{type(autoencoder).__name__} lacks members of scene4d.networks.contracts.Autoencoder: {spec}"
+        )
     return autoencoder.eval().to(device)
 
 

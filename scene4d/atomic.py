@@ -7,8 +7,11 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Union
+
+Json = Union[None, bool, int, float, str, list["Json"], dict[str, "Json"]]  # noqa: UP007 - it names itself
 
 
 @contextmanager
@@ -40,8 +43,8 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON, whole or not at all; NaN and infinity become null, tensors numbers, named tuples dictionaries.
+def write_json(path: str | Path, content: object) -> None:
+    """Writes JSON, whole or not at all; NaN and infinity become null, tensors numbers, dataclasses dictionaries.
 
     Raises:
         ValueError: Something is no number, text, list, dictionary, tensor or array.
@@ -49,10 +52,10 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Json:
     """Numbers, texts, lists and dictionaries that JSON knows."""
-    if hasattr(value, "_asdict"):  # a named tuple
-        value = value._asdict()
+    if is_dataclass(value):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from types import EllipsisType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-_Item = int | slice | EllipsisType | Tensor | None
+_Item = int | slice | list[int] | EllipsisType | Tensor | None
 Index = _Item | tuple[_Item, ...]
 Movable = TypeVar("Movable", bound="_Movable")
 
@@ -22,13 +22,18 @@ Movable = TypeVar("Movable", bound="_Movable")
 class _Movable:
     """Lets Lightning (and users) move a dataclass of tensors between devices."""
 
-    def to(self: Movable, *args: Any, **kwargs: Any) -> Movable:
-        """Returns a copy whose tensors went through `Tensor.to(*args, **kwargs)`; expanded ones stay so."""
-        return self.apply(lambda x: _moved(x, *args, **kwargs))
+    def to(
+        self: Movable,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> Movable:
+        """Returns a copy whose tensors went through `Tensor.to`; expanded ones stay so."""
+        return self.apply(lambda x: _moved(x, device, dtype, non_blocking))
 
     def apply(self: Movable, function: Callable[[Tensor], Tensor]) -> Movable:
         """Returns a copy whose tensors (nested ones too) went through `function`."""
-        changed: dict[str, Any] = {}
+        changed: dict[str, object] = {}
         for entry in fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
             if isinstance(value, Tensor):
@@ -38,12 +43,14 @@ class _Movable:
         return replace(self, **changed)  # type: ignore[type-var]
 
 
-def _moved(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`x.to(*args, **kwargs)`; of an expanded tensor only what it has in memory."""
+def _moved(
+    x: Tensor, device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool
+) -> Tensor:
+    """`x.to(...)`; of an expanded tensor only what it has in memory."""
     if 0 not in x.stride():
-        return x.to(*args, **kwargs)
+        return x.to(device, dtype, non_blocking)
     stored = x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.stride())]
-    return stored.to(*args, **kwargs).expand(x.shape)
+    return stored.to(device, dtype, non_blocking).expand(x.shape)
 
 
 @dataclass

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -99,14 +98,14 @@ def _front_camera(low: torch.Tensor, high: torch.Tensor, image_size: tuple[int, 
     return Cameras(c2w[None], torch.tensor(intrinsics, dtype=torch.float64)[None])
 
 
-def _camera_list(cameras: Cameras) -> list[dict[str, Any]]:
+def _camera_list(cameras: Cameras) -> list[dict[str, list]]:
     return [
         {"c2w": c2w.double().tolist(), "intrinsics": intrinsics.double().tolist()}
         for c2w, intrinsics in zip(cameras.c2w.detach().cpu(), cameras.intrinsics.detach().cpu())
     ]
 
 
-def _assemble(meta: dict[str, Any], payloads: list[str]) -> str:
+def _assemble(meta: dict[str, object], payloads: list[str]) -> str:
     """Fills the page's template; data and code sit in elements of their own."""
     data = [_element("application/json", "meta", json.dumps(meta).replace("<", "\\u003c"))]
     data += [_element("text/plain", f"frame-{i}", payload) for i, payload in enumerate(payloads)]

@@ -48,6 +48,7 @@ FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_fo
 FOR_PREPARATION = FOR_DATAMODULES | {"atomic"}
 # it runs the autoencoder so that training need not
 MORE_FOR = {
+    "preparation/eight_bits.py": {"networks"},
     "preparation/latents.py": {"networks"},
     "preparation/linear_codec.py": {"networks"},
     "preparation/linear_predictor.py": {"networks", "evaluation"},

@@ -10,7 +10,7 @@ import math
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
@@ -52,8 +52,8 @@ def blurred_mean(
     return blur(mean, sigma)
 
 
-def nearest_inputs(c2w: Float[Tensor, "b v 4 4"], inputs: Bool[Tensor, "b v"]):
-    """Indices of the input views of every view, nearest first, `b v i` with i the least number of inputs.
+def nearest_inputs(c2w: Float[Tensor, "b v 4 4"], inputs: Bool[Tensor, "b v"]) -> Int[Tensor, "b v i"]:
+    """Indices of the input views of every view, nearest first; i is the least number of inputs.
 
     Nearness is the distance of the camera centres over the greatest one in the scene, plus the angle between
     the viewing directions over pi: it works for orbits, for sideways motion and for turning on the spot.
@@ -79,6 +79,6 @@ def blur(images: Grid, sigma: float) -> Grid:
     return flat.view(images.shape)
 
 
-def _take_views(images: Grid, index: Tensor) -> Grid:
-    """Picks views by an index `b v`."""
+def _take_views(images: Grid, index: Int[Tensor, "b v"]) -> Grid:
+    """Picks views by their index."""
     return torch.stack([grid[views] for grid, views in zip(images, index)])

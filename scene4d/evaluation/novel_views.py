@@ -56,7 +56,7 @@ class NovelViews:
 
     def __init__(self, pictures: int = 4) -> None:
         self.count = pictures
-        self.pictures: dict[str, Float[Tensor, "c y x"]] = {}
+        self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
         self.pictured: Counter[str] = Counter()
 
     def start(self, device: torch.device) -> None:
@@ -90,7 +90,7 @@ class NovelViews:
         for index in range(len(given)):
             scene = replace(batch.sample(index), depths=depths[[index]], cameras=cameras[[index]])
             views = {method: grid[index] for method, grid in grids.items()}
-            self._score(pipeline, scene, views, free.apply(lambda x, i=index: x[i : i + 1]))
+            self._score(pipeline, scene, views, _only(free, index))
 
     def compute(self) -> list[Row]:
         """Means over all scenes that any rank has seen, for each source."""
@@ -134,6 +134,11 @@ class NovelViews:
                 self.pictured[source] += 1
                 sheet = torch.stack([x[index, batch.inputs :, middle] for x in columns], 1)
                 self.pictures[f"{source}/{key}"] = grid_sheet(sheet.clamp(0, 1).float())
+
+
+def _only(scenes: Reconstruction, index: int) -> Reconstruction:
+    """One scene as a batch of one."""
+    return scenes.apply(lambda x: x[index : index + 1])
 
 
 def _novel(pipeline: Reconstructor, scene: Reconstruction, targets: Cameras, given: Images) -> Images:

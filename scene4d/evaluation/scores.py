@@ -131,7 +131,10 @@ def depth_abs_rel(predicted: Float[Tensor, "*n h w"], truth: Float[Tensor, "*n h
 
 
 def _image_scores(
-    prediction: Tensor, truth: Tensor, generated: Tensor, perceptual: Perceptual
+    prediction: Float[Tensor, "v t c h w"],
+    truth: Float[Tensor, "v t c h w"],
+    generated: Bool[Tensor, "v t"],
+    perceptual: Perceptual,
 ) -> dict[str, float]:
     """SSIM (Gaussian window, sigma 1.5) and perceptual distance of the generated frames."""
     ours, theirs = prediction[generated].float(), truth[generated].float()
@@ -148,14 +151,18 @@ def _image_scores(
     return scores
 
 
-def _copied_foreground(truth: Tensor, reference: Tensor) -> Tensor:
+def _copied_foreground(
+    truth: Float[Tensor, "v t c h w"], reference: Bool[Tensor, "v t"]
+) -> Bool[Tensor, "v t h w"]:
     mask = foreground(truth)
     column = mask[:, :1] & reference[:, :1, None, None]
     row = mask[:1] & reference[:1, :, None, None]
     return column | row
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def _masked_mean(
+    values: Float[Tensor, "*frames h w"], mask: Bool[Tensor, "*frames h w"]
+) -> Float[Tensor, "*frames"]:
     """Mean over pixels of the mask, NaN where it is empty."""
     return (values * mask).sum((-1, -2)) / mask.sum((-1, -2))
 

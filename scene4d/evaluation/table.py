@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from scene4d.types import SceneBatch
 
+Pipeline = TypeVar("Pipeline", contravariant=True)
 
-class Row(NamedTuple):
+
+@dataclass
+class Row:
     """One mean.
 
     Attributes:
@@ -33,16 +38,21 @@ class Row(NamedTuple):
     count: int
 
 
-class Evaluation(Protocol):
+class Evaluation(Protocol[Pipeline]):
     """Judges a pipeline: `start` once, `add` for every batch, `compute` once.
 
     All ranks call each of them equally often, with batches of the same source at the same time.
+
+    Attributes:
+        pictures: Contact sheets by name.
     """
+
+    pictures: dict[str, Float[Tensor, "c h w"]]
 
     def start(self, device: torch.device) -> None:
         """Forgets all scores; scoring will happen on `device`."""
 
-    def add(self, pipeline, batch: SceneBatch) -> object:
+    def add(self, pipeline: Pipeline, batch: SceneBatch) -> None:
         """Scores every scene of a batch of one source."""
 
     def compute(self) -> list[Row]:

@@ -37,7 +37,7 @@ class Outcome:
     gaussians: Gaussians | None = None
     rendered: Float[Tensor, "b r t 3 h w"] | None = None
     truth: Float[Tensor, "b r t 3 h w"] | None = None
-    figures: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class ReconstructionLoss(nn.Module):
@@ -75,14 +75,15 @@ class ReconstructionLoss(nn.Module):
         return part
 
 
-def weighted_losses(losses: Iterable[ReconstructionLoss], outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
+def weighted_losses(losses: Iterable[nn.Module], outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
     """Weighted losses by name, in the given order; their sum is what is trained on.
 
     Raises:
         ValueError: Two losses have one name, or a loss lacks what it needs.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, Float[Tensor, ""]] = {}
     for loss in losses:
+        assert isinstance(loss, ReconstructionLoss)  # a ModuleList forgets the type
         if loss.name in found:
             raise ValueError(f"the loss {loss.name!r} is listed twice")
         found[loss.name] = loss.weight * loss(outcome)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from scene4d.networks.contracts import Module, TrainedNetwork
+from scene4d.networks.eight_bits import from_eight_bits
+
+P = TypeVar("P", bound="Pretrained")
 
 
 def load_initial_weights(network: TrainedNetwork, paths: str | Path | Sequence[str]) -> list[str]:
@@ -69,7 +72,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return from_eight_bits(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors raises its own Rust types, torch.load a dozen
         raise ValueError(f"weights file {str(path)!r} cannot be read: {error}") from error
@@ -80,14 +83,21 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return content
 
 
-def from_pretrained(model_class: type, pretrained: str, subfolder: str, dtype: torch.dtype) -> Any:
+class Pretrained(Protocol):
+    """The part of diffusers' models that loads them."""
+
+    @classmethod
+    def from_pretrained(cls: type[P], pretrained: str, *, subfolder: str, torch_dtype: torch.dtype) -> P: ...
+
+
+def from_pretrained(model_class: type[P], pretrained: str, subfolder: str, dtype: torch.dtype) -> P:
     """Calls `model_class.from_pretrained` of diffusers.
 
     Raises:
         ValueError: `pretrained` is neither a local folder nor reachable on the hub; says which files to put where.
     """
     try:
-        return model_class.from_pretrained(pretrained, subfolder=subfolder, torch_dtype=dtype)  # type: ignore[attr-defined]
+        return model_class.from_pretrained(pretrained, subfolder=subfolder, torch_dtype=dtype)
     except OSError as error:
         raise ValueError(
             f"cannot load {model_class.__name__} from {pretrained!r}: {str(error).splitlines()[0]} "

@@ -106,7 +106,7 @@ def rasterize_reference(
     eps2d: float = 0.3,
     backgrounds: Float[Tensor, "c d"] | None = None,
     render_mode: RenderMode = "RGB",
-) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Any]]:
+) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Tensor]]:
     """`rasterize` in plain torch: dense, slow, differentiable by autograd. For tests."""
     inputs = _Inputs(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
     limits = (near_plane, far_plane, radius_clip, eps2d)
@@ -123,7 +123,7 @@ def _assemble(
     height: int,
     limits: tuple[float, float, float, float],
     render_mode: RenderMode,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
+) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Tensor]]:
     """Projects, composites, adds backgrounds and divides expected depth."""
     means, quats, scales, opacities, colors, viewmats, Ks, backgrounds = inputs
     means2d, conics, depths, radii = project(

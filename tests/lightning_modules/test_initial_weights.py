@@ -10,7 +10,7 @@ from lightning_modules.training import Training
 class HalfNetwork(nn.Linear):
     """Weights in bfloat16, as of a large base model."""
 
-    has_weights, optional_weights, unused_weights = True, ("",), ()
+    blocks, has_weights, optional_weights, unused_weights = (), True, ("",), ()
 
     def __init__(self):
         super().__init__(4, 4, dtype=torch.bfloat16)

@@ -9,7 +9,7 @@ def test_expanded_images_stay_one_number_when_they_move():
     batch = SceneBatch(
         images, None, torch.arange(10.0).view(2, 5), torch.ones(2, 3, 5) > 0, ["a", "b"], ["k", "l"]
     )
-    moved = batch.to(torch.float64)
+    moved = batch.to(dtype=torch.float64)
     assert moved.images.shape == images.shape and moved.images.untyped_storage().nbytes() == 8
     assert moved.frame_times.dtype == torch.float64 and torch.equal(
         moved.frame_times, batch.frame_times.double()

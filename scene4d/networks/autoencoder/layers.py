@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -49,9 +48,8 @@ class Refinement(nn.Module):
         self.group = group
         widths = (3 * group + 3, channels, channels, channels, 3 * group)
         self.layers = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(widths))
-        last: Any = self.layers[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, video: Float[Tensor, "n 3 t h w"]) -> Float[Tensor, "n 3 t h w"]:
         n, first = video.shape[0], video[:, :, :1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -66,10 +65,9 @@ class PatchAutoencoder(nn.Module):
         self.linear_out = nn.ModuleList(
             nn.Linear(channels, n, bias=False) for n in (pixels, pixels * self.group)
         )
-        last: Any = self.to_latent[-1]
-        for layer in (last, self.head_first, self.head_group):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in (self.to_latent[-1], self.head_first, self.head_group):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
         self.refine = Refinement(refinement, self.group) if refinement else nn.Identity()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
@@ -154,8 +152,8 @@ class PatchAutoencoder(nn.Module):
             rows = patches.flatten(0, 3).float()
             rows = rows[rows.abs().amax(1) > 0.02]
             energy, basis = torch.linalg.eigh((rows.T @ rows / len(rows)).double())
-            linear_in: Any = self.linear_in[k]
-            linear_out: Any = self.linear_out[k]
+            linear_in, linear_out = self.linear_in[k], self.linear_out[k]
+            assert isinstance(linear_in, nn.Linear) and isinstance(linear_out, nn.Linear)
             count = linear_in.weight.shape[0]
             deviation = energy.flip(0)[:count].clamp(min=1e-9).sqrt()
             basis = basis.flip(1)[:, :count]

@@ -24,6 +24,7 @@ class WanAutoencoder(nn.Module):
         ValueError: The checkpoint is missing, or compresses time by another factor than 4.
     """
 
+    model: Any  # an AutoencoderKLWan, whose members diffusers declares to no type checker
     mean: Tensor
     std: Tensor
 
@@ -33,8 +34,8 @@ class WanAutoencoder(nn.Module):
         super().__init__()
         from diffusers import AutoencoderKLWan  # half a second, for those alone who use it
 
-        self.model: Any = from_pretrained(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
-        config: Any = self.model.config
+        self.model = from_pretrained(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
+        config = self.model.config
         if config.get("scale_factor_temporal", TEMPORAL_STRIDE) != TEMPORAL_STRIDE:
             raise ValueError(
                 f"{pretrained!r} compresses time by {config.scale_factor_temporal}, expected {TEMPORAL_STRIDE}"

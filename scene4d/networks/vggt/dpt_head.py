@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +111,8 @@ class DPTHead(nn.Module):
         self.scratch = Scratch(channels, features, hidden, out, image_skip)
         self.image_skip = nn.Conv2d(3, image_skip, 3, padding=1) if image_skip else None
         if output_scale:
-            last: Any = self.scratch.output_conv2[2]
+            last = self.scratch.output_conv2[2]
+            assert isinstance(last, nn.Conv2d) and last.bias is not None
             nn.init.normal_(last.weight, std=output_scale)
             nn.init.zeros_(last.bias)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from diffusers.models.transformers.transformer_wan import WanAttention
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -26,7 +25,7 @@ class FusedViewTimeProcessor:
 
     def __call__(
         self,
-        attn: Any,  # diffusers' WanAttention
+        attn: WanAttention,
         hidden_states: Float[Tensor, "b l d"],
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,

@@ -9,7 +9,7 @@ anything of a call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ WAN_TEXT_LENGTH = 512
 
 
 class WanGridTransformer(nn.Module):
-    """The network of the 4D video diffusion model: predicts a grid from a noisy one, its noise level, text and references.
+    """The network of the 4D video diffusion model: predicts a grid from a noisy one, noise level, text and references.
 
     Weights in bfloat16 compute under autocast of their type, also where the trainer has none, so that weights that
     train, which `trainable_parameters` makes float32, work among them.
@@ -64,7 +64,7 @@ class WanGridTransformer(nn.Module):
         ValueError: `dtype` is another type, or weights are missing or of another architecture.
     """
 
-    base: Any  # a WanTransformer3DModel, some of whose layers are replaced
+    base: Any  # a WanTransformer3DModel, whose members diffusers declares to no type checker
     unused_weights: Sequence[str] = ()  # files must fit exactly
 
     def __init__(
@@ -183,7 +183,7 @@ class WanGridTransformer(nn.Module):
         normalised = self.base.norm_out(tokens.float()) * (1 + scale) + shift
         return self.base.proj_out(normalised.type_as(tokens))
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+    def _autocast(self, device: torch.device) -> torch.autocast | nullcontext[None]:
         if torch.is_autocast_enabled(device.type):
             return nullcontext()
         half = next((p.dtype for p in self.base.parameters() if p.dtype in HALF_TYPES), None)

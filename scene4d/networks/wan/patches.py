@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -23,14 +21,13 @@ class ReferencePatchEmbedding(nn.Conv3d):
     """
 
     def __init__(self, embedding: nn.Conv3d, reference_bias: bool) -> None:
-        kernel: Any = embedding.kernel_size
-        stride: Any = embedding.stride
+        kernel, stride = ((t, h, w) for t, h, w in (embedding.kernel_size, embedding.stride))
         # on the meta device nothing is drawn and nothing allocated
         super().__init__(embedding.in_channels, embedding.out_channels, kernel, stride, device="meta")
         self.weight, self.bias = embedding.weight, embedding.bias
         self.reference_bias = reference_bias
 
-    def forward(  # type: ignore[override]  # a grid, not a video
+    def forward(  # a grid, not a video
         self,
         latents: Float[Tensor, "b v n z y x"],
         references: Float[Tensor, "b v n z y x"] | None = None,

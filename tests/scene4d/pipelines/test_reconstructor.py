@@ -24,7 +24,7 @@ def test_a_grid_becomes_a_scene():
     )
     assert scene.keys == ["scene0", "scene1"] and torch.equal(scene.frame_times, batch.frame_times)
     assert torch.equal(scene.background, torch.ones(2, 3))
-    assert scene.to(torch.float64).gaussians.means.dtype == torch.float64
+    assert scene.to(dtype=torch.float64).gaussians.means.dtype == torch.float64
 
 
 def test_images_alone_are_enough():

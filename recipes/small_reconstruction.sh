@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # How the committed reconstructor was trained: three runs, 46 minutes on one CPU core, from the scenes of
-# `make small-data`. A killed run goes on when its command is repeated with `--ckpt_path last`.
+# `make small-data`. A killed run goes on when its command is repeated with `--ckpt_path last`. The committed files are
+# its weights, rounded by `python -m preparation.eight_bits`.
 #
 # Some details of the original runs are not repeated here. The geometry run went on from weights of 500 + 740 steps
 # (commit d3fc88c); it was stopped at step 800 of a cosine of 1,600 steps and continued from step 750. The joint run

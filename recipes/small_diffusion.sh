@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # How the committed autoencoder, base video model and 4D diffusion model were trained: eight runs, about five hours on
 # two CPU cores, from the scenes of `make small-data`. A killed run goes on when its command is repeated with
-# `--ckpt_path last`. Every run leaves its weights in runs/recipe/NAME/; `python -m preparation.eight_bits` rounds them to
-# the committed files.
+# `--ckpt_path last`. Every run leaves its weights in runs/recipe/NAME/. The committed files are these weights, rounded
+# by `python -m preparation.eight_bits`.
 #
 # Three details of the original runs are not repeated here. The first five runs were in bf16 on a processor with AMX.
 # The fourth was stopped at step 900. The sixth had other noise levels for its first 800 steps (logit_mean 0.2,

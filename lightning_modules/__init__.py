@@ -6,4 +6,10 @@ from lightning_modules.gaussian_reconstruction import GaussianReconstruction
 from lightning_modules.geometry_pretraining import GeometryPretraining
 from lightning_modules.video_diffusion import VideoDiffusion
 
-__all__ = ["AutoencoderTraining", "GaussianReconstruction", "GeometryPretraining", "VideoDiffusion", "from_config"]
+__all__ = [
+    "AutoencoderTraining",
+    "GaussianReconstruction",
+    "GeometryPretraining",
+    "VideoDiffusion",
+    "from_config",
+]

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.distributed.compiling import compile_blocks
+from scene4d.evaluation.fixed_losses import FixedLosses
 from scene4d.evaluation.grids import GridEvaluation, grid_picture
-from scene4d.evaluation.table import Evaluation, SceneScores
+from scene4d.evaluation.table import Evaluation
 from scene4d.latent_grid import latent_reference_mask
 from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
 from scene4d.pipelines import GridGenerator
 from scene4d.types import SceneBatch
-
-FIXED_SIGMAS = (0.25, 0.5, 0.75, 1.0)
 
 
 class VideoDiffusion(Training):
@@ -79,7 +78,7 @@ class VideoDiffusion(Training):
             GridGenerator, flow=flow, sample_steps=sample_steps, guidance=guidance, sample_seed=sample_seed
         )
         self.text_dropout, self.compile_network = text_dropout, compile
-        self.fixed_losses = SceneScores(["loss"], ["loss"])
+        self.fixed_losses = FixedLosses()
         self.source_losses: dict[str, list[Float[Tensor, ""]]] = {}
 
     def configure_model(self) -> None:
@@ -144,17 +143,15 @@ class VideoDiffusion(Training):
     def on_validation_epoch_start(self) -> None:
         """Forgets the scores and pictures of the last validation."""
         self.pictures.clear()
-        self.fixed_losses.reset()
-        if not self.fitting:
-            self.evaluation.start(self.device)
+        (self.fixed_losses if self.fitting else self.evaluation).start(self.device)
 
     def validation_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Scores samples; inside `fit`, logs losses and samples one scene of every source."""
         if self.fitting:
-            self._add_fixed_losses(batch)
+            self.fixed_losses.add(self.generator, batch)
             if f"grid_{batch.source[0]}" not in self.pictures:
                 first = batch.sample(0)
-                first = replace(first, images=self.images(first))
+                first = replace(first, images=self.generator.images(first))
                 sample = self.generator(first).images
                 self.pictures[f"grid_{batch.source[0]}"] = grid_picture(first, sample)
         else:
@@ -180,19 +177,3 @@ class VideoDiffusion(Training):
     def predict_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> SceneBatch:
         """Returns the batch with every frame that is not a reference replaced by a generated one."""
         return self.generator(batch)
-
-    def images(self, batch: SceneBatch) -> Float[Tensor, "b v t c h w"]:
-        """Returns the images of a batch, or what its stored latents decode to."""
-        return batch.images if batch.has_images else self.generator.decode(self.generator.latents(batch))
-
-    def _add_fixed_losses(self, batch: SceneBatch) -> None:
-        """Adds the loss at fixed noise levels and fixed noise, which is comparable between steps and runs."""
-        assert batch.latents is not None
-        latents, mask = batch.latents, latent_reference_mask(batch.reference)
-        noise = self.generator.noise(batch, latents.shape[1:])
-        losses = []
-        for sigma in FIXED_SIGMAS:
-            sigmas = latents.new_full((len(latents),), sigma)
-            losses.append(self.flow.loss(self.network, latents, mask, batch.text, sigmas, noise))
-        for source, key, loss in zip(batch.source, batch.keys, torch.stack(losses).mean(0).tolist()):
-            self.fixed_losses.update(source, key, "loss", {"loss": loss})

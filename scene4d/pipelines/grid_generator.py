@@ -115,6 +115,10 @@ class GridGenerator:
             )
         return batch.latents.float()
 
+    def images(self, batch: SceneBatch) -> Float[Tensor, "b v t c h w"]:
+        """Returns the images of a batch, or what its stored latents decode to."""
+        return batch.images if batch.has_images else self.decode(self.latents(batch))
+
     def complete(
         self, batch: SceneBatch, latents: Float[Tensor, "b v n z y x"]
     ) -> Float[Tensor, "b v t c h w"]:

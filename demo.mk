@@ -1,8 +1,8 @@
-# make demo: the main job, a step a file, which is written last and in one piece. An interrupted run goes on with the
-# steps that have no file yet, a training with its last checkpoint (one every half minute); a finished run prints its
-# table again; `make clean-demo` starts over.
-# Two steps run beside each other: the diffusion model on the screen, the others into outputs/demo/logs/. What stands
-# behind a | only orders them, so that both lanes end together.
+# make demo: the main job. Every step makes one file, which is written last and in one piece. An interrupted run goes on
+# with the steps that have no file yet, and a training goes on from its last checkpoint (one every half minute). A
+# finished run prints its table again; `make clean-demo` starts over.
+# Two steps run beside each other: the diffusion model on the screen, the others into outputs/demo/logs/. Files behind
+# a | only decide the order of the steps, so that both of these lanes end together.
 DEMO := outputs/demo
 SHARDS := assets/small/shards
 RUN := $(PY) -W ignore main.py
@@ -34,7 +34,7 @@ $(DEMO)/started: | $(VENV)/.installed
 	@mkdir -p $(DEMO)/logs
 	@date +%s > $@
 
-# a step that runs beside others: a line on the screen, the rest into its log, which is shown if it fails
+# a step beside others prints one line on the screen and the rest into its log, which is shown if it fails
 BESIDE = echo "$@: see $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log" && $(RUN)
 INTO_LOG = > $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log 2>&1 || \
     { tail -n 30 $(DEMO)/logs/$(subst /,_,$(@:$(DEMO)/%=%)).log; exit 1; }
@@ -69,7 +69,7 @@ GENERATE = predict --config configs/small/shipped_diffusion.yaml --config config
 $(DEMO)/grid.safetensors: $(DEMO)/diffusion_stage2/diffusion.safetensors $(DEMO)/references/freeze_time.mp4
 	$(RUN) $(GENERATE) $(call FROM,base_video,$<)
 
-# 4. the reconstructor: static stage, then dynamic stage
+# 4. the reconstructor: its static stage, then its dynamic stage
 $(DEMO)/reconstruction_static/reconstruction_static.safetensors: $(DEMO)/started
 	@$(BESIDE) fit --config configs/small/reconstruction_static.yaml --config configs/demo/reconstruction.yaml \
 	    --data configs/data/small_reconstruction_static.yaml --ckpt_path last \
@@ -86,7 +86,7 @@ $(DEMO)/scores/reconstruction.json: $(DEMO)/reconstruction_dynamic/reconstructio
 $(DEMO)/shipped/reconstruction.json: $(DEMO)/started | $(DEMO)/shipped/diffusion.json
 	@$(BESIDE) $(SCORE_VIEWS) $(INTO_LOG)
 
-# 5. from the generated grid to cameras and Gaussians of every timestep
+# 5. from the generated grid to cameras and the Gaussians of every timestep
 RECONSTRUCT = predict --config configs/small/shipped_reconstruction.yaml \
     --config configs/evaluation/predict_gaussians.yaml --trainer.default_root_dir $(@D) --data.init_args.paths '[$<]'
 $(DEMO)/viewer.html: $(DEMO)/grid.safetensors $(DEMO)/reconstruction_dynamic/reconstruction.safetensors

@@ -1,11 +1,11 @@
-"""Speed of the data pipeline: samples a second of everything over decoding alone, measured side by side.
+"""Measures the data pipeline: samples per second of the whole pipeline over those of decoding alone.
 
     python -m benchmarks.data --config configs/data/small_grid.yaml
 
 Decoding alone and the whole pipeline (reading, shuffling, selection, decoding, resizing, augmentation, collation)
 take turns in one process on the same samples, so that a busy machine slows both. No decoded view is kept.
 The last row is the mixture: times and sizes weighted by the shares of the sources, so that its ratio is that of the
-samples a second of both. From it follows what a cluster would need.
+samples per second of both. The needs of a cluster follow from it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ STEP_SECONDS = (1.0, 5.0, 20.0)
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one source, or of the mixture.
+    """The figures of one source, or of the mixture.
 
     Attributes:
-        name: Of the source.
-        seconds: CPU seconds a sample, everything.
-        decoding: CPU seconds a sample, decoding alone.
+        name: Name of the source.
+        seconds: CPU seconds per sample of the whole pipeline.
+        decoding: CPU seconds per sample of decoding alone.
         megabytes: Compressed size of a stored sample, all of which is read.
     """
 

@@ -37,7 +37,7 @@ class Run:
     options: tuple[str, ...] = ()
 
     def arguments(self, steps: int, folder: Path) -> list[str]:
-        """What `main.py` is called with."""
+        """The arguments of `main.py`."""
         given = ["fit", *(x for config in self.configs for x in ("--config", f"configs/small/{config}.yaml"))]
         if self.weights:
             files = ", ".join(f"{WEIGHTS}/{name}.safetensors" for name in self.weights)

@@ -1,4 +1,4 @@
-"""What happens around training and prediction: averaging, pictures, exports."""
+"""Work around training and prediction: averages, pictures, exports."""
 
 from callbacks.ema import ExponentialMovingAverage
 from callbacks.gaussian_export import GaussianExport

@@ -1,4 +1,4 @@
-"""What a run prints: what trains, what it goes on from, what was written and scored, and a bar that counts steps."""
+"""The output of a run: what trains, what it goes on from, what was written and scored, and a bar that counts steps."""
 
 from __future__ import annotations
 

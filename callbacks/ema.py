@@ -15,14 +15,14 @@ from scene4d.distributed.sharding import gather, local, reshard, scatter
 class ExponentialMovingAverage(L.Callback):
     """Averages the trainable parameters; validation, test and prediction see the averages.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the first weights do not hold short
-    runs back. Averages are float32 and split over ranks as the parameters are. They are saved whole in the
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the first weights do not dominate the
+    averages of short runs. Averages are float32 and split over ranks as the parameters are. They are saved whole in the
     callback's part of the checkpoint, beside the trained values: a resumed run goes on with the same bits, on
     any number of ranks, and also when the checkpoint was written in the middle of a validation.
     `WeightsExport` writes the averages.
 
     Args:
-        decay: The share of the old average that an update keeps, in [0, 1).
+        decay: The share of the old average that an update keeps, in [0, 1); closer to 1 averages over more steps.
     """
 
     def __init__(self, decay: float = 0.999) -> None:

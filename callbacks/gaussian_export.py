@@ -28,8 +28,8 @@ WHITE = (1.0, 1.0, 1.0)
 class GaussianExport(L.Callback):
     """Writes every predicted reconstruction to `<output>/<key>/`.
 
-    `frames/frame_0001.ply` and so on (one per timestep), `cameras.json`, `orbit.mp4` (a looping novel camera
-    path while time runs) and `viewer.html` (opens by double-click).
+    The folder of a scene holds one PLY file per timestep (`frames/frame_0001.ply` and so on), `cameras.json`,
+    `orbit.mp4` (a new camera path that loops while time runs) and `viewer.html` (opens by double-click).
 
     Args:
         output: The folder, relative to the trainer's default_root_dir.
@@ -37,7 +37,7 @@ class GaussianExport(L.Callback):
         opacity_threshold: Gaussians whose opacity is lower are left out of every file.
         orbit_rounds: How often time runs from start to end during one loop of the path.
         enlarge: How many times every pixel of the video is repeated; rendering keeps the input resolution.
-        background: The colour behind the Gaussians, RGB in [0, 1]; None means that of the reconstruction.
+        background: The colour behind the Gaussians, RGB in [0, 1]; None takes the colour of the reconstruction.
     """
 
     def __init__(

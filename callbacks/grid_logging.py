@@ -24,11 +24,11 @@ class GridLogging(L.Callback):
     A LightningModule offers pictures as a plain attribute `pictures`, a dictionary of `c h w` images in
     [0, 1] that stands after validation, for example sheets of reference | generated | truth | copy. Files go
     to `<log folder>/pictures/step_00001000/<name>.png`. For training samples that are read as latents, the
-    module's method `images(batch)` decodes them.
+    module's `generator` decodes them.
 
     Args:
         training_batches: How many batches after the start or restart of a fit are searched for new sources.
-        frames: The largest number of timesteps that are shown of a training sample, evenly spaced.
+        frames: The largest number of timesteps of a training sample that are shown; they are evenly spaced.
         enlarge: How many times every pixel of the PNG files is repeated.
     """
 
@@ -57,7 +57,7 @@ class GridLogging(L.Callback):
                 self._seen.add(source)
                 sample = batch.sample(index)
                 if not sample.has_images:
-                    sample = replace(sample, images=pl_module.images(sample))  # type: ignore[operator]
+                    sample = replace(sample, images=pl_module.generator.images(sample))  # type: ignore[operator]
                 show(trainer, f"train/{source}", _training_sheet(sample, self.frames), self.enlarge)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

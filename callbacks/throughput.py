@@ -1,4 +1,4 @@
-"""How fast training runs."""
+"""Measures how fast training runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scene4d.types import SceneBatch
 class Throughput(L.Callback):
     """Logs samples and frames per second, over all ranks, every `every` batches.
 
-    Time between batches counts, validation does not. A frame is one image of a grid.
+    The time between batches counts, and the time of validations does not. A frame is one image of a grid.
 
     Args:
         every: The number of batches that a measurement covers.

@@ -25,8 +25,8 @@ class GridAugmentation:
         permute_channels: Probability of a random order of the colour channels.
         gamma: Largest change of the exponent in colour ** exponent, as a factor minus 1.
         gain: Largest change of the gain of each channel.
-        keep_white: Gain scales the distance to white, so that a white background stays white; otherwise it
-            scales the distance to black.
+        keep_white: Whether the gain scales the distance to white, so that a white background stays white; otherwise
+            it scales the distance to black.
     """
 
     flip: float = 0.5

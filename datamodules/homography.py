@@ -30,7 +30,7 @@ class HomographyViews:
             it makes a view look turned sideways.
         translation: Largest shift, as a share of half the short image side.
         curvature: Size of the smooth detour of each parameter, as a share of its bound.
-        zoom: Range of an extra random zoom in; 1 is as wide as possible.
+        zoom: Range of an extra random zoom into the video; 1 shows as much of it as possible.
 
     Raises:
         ValueError: A bound is out of range.

@@ -24,10 +24,10 @@ FEWEST_FRAMES = video_frames(2)  # one latent frame behind the first: the shorte
 
 
 class ReferenceVideos(LightningDataModule):
-    """A grid to be generated: row 0 is a fixed-view video, column 0 a freeze-time video.
+    """Reads two videos as a grid to be generated: row 0 is a fixed-view video, column 0 a freeze-time video.
 
-    Whatever PyAV decodes will do, upright or wide, at any rate. The middle square of a frame, turned as its display
-    matrix says, is scaled to `size`.
+    The videos may have any format that PyAV decodes, any shape and any rate. Of every frame, turned as its display
+    matrix says, the middle square is scaled to `size`.
 
     Args:
         fixed_view: Video file of the moving scene by one camera that stands still. It is read from its first frame
@@ -35,10 +35,12 @@ class ReferenceVideos(LightningDataModule):
         freeze_time: Video file of the first moment of the fixed-view video, one frame per view. Its first frame
             should show the same as the first frame of the fixed-view video. Its rate does not matter.
         size: Height and width of the grid; autoencoders ask for multiples of 8.
-        frames: At most this many frames of the fixed-view video, 4k + 1; a shorter video gives fewer, at least 5.
-        views: At most this many frames of the freeze-time video, evenly spaced from its first to its last.
-        fps: Frames a second that the model was trained on.
-        key: Name of the scene; names its output folder.
+        frames: Largest number of frames of the fixed-view video that are taken, 4k + 1. A shorter video gives fewer,
+            at least 5.
+        views: Largest number of frames of the freeze-time video that are taken, evenly spaced from its first to its
+            last.
+        fps: Frames per second that the model was trained on.
+        key: Name of the scene, and of its output folder.
 
     Raises:
         ValueError: A number is out of range; names it.
@@ -125,11 +127,11 @@ def read_references(
 
 
 class GridFiles(LightningDataModule):
-    """Grids that `GridExport` wrote, for the reconstruction to read: every frame is an input.
+    """Reads grids that `GridExport` wrote, for the reconstruction: every frame is an input.
 
     Args:
-        paths: `grid.safetensors` files.
-        frame_stride: Take every n-th timestep.
+        paths: The `grid.safetensors` files.
+        frame_stride: n takes every n-th timestep.
     """
 
     def __init__(self, paths: list[str], frame_stride: int = 1) -> None:

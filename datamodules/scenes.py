@@ -14,18 +14,18 @@ from datamodules.sources import GridReader, Source, SourceDefaults
 
 
 class SceneDataModule(LightningDataModule):
-    """Batches of view x time grids (`SceneBatch`) from WebDataset shards of `scene4d.sample_format`.
+    """Reads WebDataset shards (see `scene4d.sample_format`) as batches of view x time grids (`SceneBatch`).
 
-    Sources may have grids of different sizes, views and frames; a batch holds those of one shape.
+    The grids of the sources may differ in size, views and frames; all grids of a batch have one shape.
 
-    Training is an endless mixture whose shares are exact; an epoch ends only through the trainer
-    (`max_steps`, `limit_train_batches`). Its place is part of Lightning's checkpoints: a run killed at any
-    point and started again with `--ckpt_path last` goes on with the next batch. Validation, test and
-    prediction go through all held-out scenes, one loader per source, in fixed order; test scenes are those of
-    validation.
+    Training reads an endless mixture of the sources whose shares are exact; it ends through the trainer
+    (`max_steps`, `limit_train_batches`). Lightning's checkpoints hold its place: a run that was killed at any
+    point and is started again with `--ckpt_path last` goes on with the next batch. Validation, test and
+    prediction go through all held-out scenes in a fixed order, with one loader per source. Test uses the scenes
+    of validation.
 
     Args:
-        train: Sources of the mixture.
+        train: Sources of the training mixture.
         val: Held-out sources for validation and test.
         predict: Sources for prediction.
         train_defaults: Settings for all sources of `train` that do not say otherwise.
@@ -36,11 +36,11 @@ class SceneDataModule(LightningDataModule):
         val_num_workers: Worker processes in validation, test and prediction.
         size: Height and width of the images, or one number for square ones; networks ask for multiples of their
             stride or patch size.
-        depth: Whether to read depth where it is stored.
-        cache_mb: Memory for decoded views, megabytes for each source and worker.
+        depth: Whether to read depth where it is stored; reconstruction needs it, diffusion does not.
+        cache_mb: Memory that keeps decoded views, in megabytes for each source and worker.
         seed: Decides the order of the samples and all random choices.
-        val_scenes: At most so many held-out scenes of each source in validation and test, the first ones; for some
-            sources only, a mapping from their names. None = all.
+        val_scenes: Largest number of held-out scenes of each source in validation and test; the first ones are
+            taken. A mapping from names to numbers limits these sources alone. None takes all scenes.
 
     Raises:
         ValueError: A size is not positive, two sources of a list share a name, a source has no selection, or

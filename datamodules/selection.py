@@ -14,7 +14,7 @@ from scene4d.latent_grid import latent_frames
 
 @dataclass(frozen=True)
 class Extent:
-    """A stored scene has `views` x `frames`, and depth at `depth_frames`."""
+    """The extent of a stored scene: `views` x `frames`, with depth at `depth_frames`."""
 
     key: str
     views: int
@@ -40,16 +40,17 @@ class Selected:
 
 
 class GridSelection:
-    """A regular view x time grid for video diffusion: neighbouring views, neighbouring frames.
+    """Takes a regular view x time grid for video diffusion: evenly spaced views and evenly spaced frames.
 
     Args:
-        views: Views of the grid.
-        view_strides: Steps between views to draw from; those that do not fit a scene are left out.
-        frames: Frames of the grid, 4k + 1 as video autoencoders need it.
-        frame_strides: Steps between frames to draw from.
+        views: Number of views of the grid.
+        view_strides: Steps between views, of which one is drawn; those that do not fit a scene are left out.
+        frames: Number of frames of the grid, 4k + 1 as video autoencoders need it.
+        frame_strides: Steps between frames, of which one is drawn.
         reverse_views: Probability of taking the views backwards (paper, App. B).
         reverse_time: Probability of playing the scene backwards.
-        random: False for evaluation: the first fitting stride, from view 0 and frame 0, never reversed.
+        random: Whether to choose at random. False is for evaluation: it takes the first stride that fits, starts at
+            view 0 and frame 0, and reverses nothing.
         first_frame: Whether to start at frame 0 always, as stored latents need.
 
     Raises:
@@ -124,22 +125,23 @@ class GridSelection:
 
 
 class ContextSelection:
-    """Input and target views for reconstruction; views of the grid are the inputs, then the targets.
+    """Takes input and target views for reconstruction; in the grid, the inputs come first and then the targets.
 
     In training, a random subset of the views is taken and the targets are drawn from its interior, so
     that they lie inside the span of the inputs. The reference mask is True at the inputs.
 
     Args:
-        inputs: Input views.
-        targets: Target views, rendered and supervised.
-        frames: Timesteps.
-        frame_strides: Steps between timesteps to draw from.
+        inputs: Number of input views.
+        targets: Number of target views, which are rendered and supervised.
+        frames: Number of timesteps.
+        frame_strides: Steps between timesteps, of which one is drawn.
         input_views: Fixed input views for evaluation; needs `target_views` too.
         target_views: Fixed target views for evaluation.
         shuffle_inputs: Probability that the inputs come in random order instead of stored order. The first
             input's camera is the network's world frame.
-        depth_frames_only: Take only frames that have depth (in scenes with depth at all).
-        random: False for evaluation: evenly spread views, frames from the first on.
+        depth_frames_only: Whether to take only frames that have depth, in scenes that have depth at all.
+        random: Whether to choose at random. False is for evaluation: it takes evenly spread views, and frames from the
+            first one on.
 
     Raises:
         ValueError: Only one of `input_views`, `target_views` is given, or they overlap.

@@ -29,11 +29,11 @@ class SourceDefaults:
     """Settings for all sources of a list. A source's own setting always wins.
 
     Args:
-        root: Folder or address above all relative urls of the list; absolute paths, addresses with a scheme and
-            `pipe:` commands stay as they are.
-        selection: Which views and frames a sample takes.
-        references: Which frames are given in a diffusion grid.
-        augmentation: Random changes, for training; null = none.
+        root: Folder or address that is put in front of all relative urls of the list. Absolute paths, addresses with
+            a scheme and `pipe:` commands stay as they are.
+        selection: Chooses the views and frames of a sample.
+        references: Chooses the frames that are given in a diffusion grid.
+        augmentation: Random changes of the images, for training; null changes nothing.
     """
 
     root: str = ""
@@ -50,17 +50,17 @@ class Source:
         name: Name of the source; it is what `SceneBatch.source` says.
         urls: Shards: paths, globs, brace patterns, `pipe:` commands, `http(s)://` or other addresses
             that fsspec knows.
-        selection: Which views and frames a sample takes; null = the default.
+        selection: Chooses the views and frames of a sample; null takes the default of the list.
         weight: Share in the training mixture, relative to the other sources.
-        references: Which frames are given in a diffusion grid; ignored by `ContextSelection`, which marks its
-            inputs. null = the default.
-        homography: For 2D videos: makes their views. The selection then chooses among
-            `homography.views` views of one stored view.
-        augmentation: Random changes, for training; null = none for this source, whatever the default is.
-        size: Height and width of this source's images, or one number for square ones; None = as the data
-            module says. A source listed twice under two names gives grids of two sizes.
-        latents: Whether to read the latents that `preparation.latents` has stored, instead of
-            decoding pictures. For training and its validation: `SceneBatch.images` are then NaN.
+        references: Chooses the frames that are given in a diffusion grid; null takes the default of the list.
+            `ContextSelection` marks its inputs itself and ignores this.
+        homography: Makes the views of 2D videos. The selection then chooses among `homography.views` views of one
+            stored view.
+        augmentation: Random changes of the images, for training; null changes nothing, whatever the default is.
+        size: Height and width of this source's images, or one number for square ones; null takes the size of the
+            data module. A source that is listed twice, under two names, gives grids of two sizes.
+        latents: Whether to read the latents that `preparation.latents` has stored, instead of decoding pictures.
+            This is for training and its validation, and `SceneBatch.images` are then NaN.
 
     Raises:
         ValueError: Stored latents would not be those of the grids that the options make; names the option.

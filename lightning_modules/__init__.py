@@ -1,4 +1,4 @@
-"""What trains: imported here so that checkpoints reload by class path."""
+"""The LightningModules, imported here so that checkpoints reload by class path."""
 
 from lightning_modules.autoencoder_training import AutoencoderTraining
 from lightning_modules.from_config import from_config

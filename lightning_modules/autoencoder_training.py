@@ -17,18 +17,21 @@ from scene4d.types import SceneBatch
 
 
 class AutoencoderTraining(Training):
-    """L1 + MSE reconstruction of videos; keeps running moments of the latents for their normalisation.
+    """Trains an autoencoder to reconstruct single videos, with the sum of an L1 and a squared error.
+
+    Running means and deviations of the latents are kept in the network, which normalises its latents by them.
 
     Args:
-        network: Builds a `PatchAutoencoder` (its forward returns reconstruction and raw latents).
+        network: Builds a `PatchAutoencoder`; its forward pass returns the reconstruction and the raw latents.
         optimizer: Builds the optimizer from the parameters that train.
-        lr_scheduler: Builds a schedule from the optimizer and the number of optimizer steps; None keeps the rate.
-        edge_weight: Weight of the L1 distance of image gradients, which keeps edges sharp.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
+        edge_weight: Weight of the L1 distance of image gradients; a larger weight keeps edges sharper.
         latent_weight: Weight of the squared latents, which keeps their scale near one.
-        trainable: Regular expressions on parameter names; what matches trains. Names of the decoder alone sharpen
-            it under diffusion models that know the latents already; their normalisation then stays, too.
-        initial_weights: safetensors files loaded in this order over random values. A training from scratch starts
-            from the linear part that `python -m preparation.linear_codec` finds.
+        trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen. If no
+            parameter of the encoder trains, the latents and their normalisation stay as they are, so that existing
+            diffusion models fit the result.
+        initial_weights: Weight files that are loaded in this order, later ones over earlier ones. A training from
+            scratch starts from the linear part that `python -m preparation.linear_codec` finds.
     """
 
     network: PatchAutoencoder
@@ -74,7 +77,7 @@ class AutoencoderTraining(Training):
         self.pictures.clear()
 
     def validation_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Scores what the autoencoder leaves of every held-out scene."""
+        """Encodes and decodes every held-out scene, and scores the result."""
         images = decode_grid(self.network, encode_grid(self.network, batch.images))
         values = -10 * (images - batch.images).square().mean((1, 2, 3, 4, 5)).log10()
         for source, key, value in zip(batch.source, batch.keys, values.tolist()):

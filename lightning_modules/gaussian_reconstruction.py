@@ -1,4 +1,4 @@
-"""Stage 2 of the pipeline: trains the network that turns a grid of frames into Gaussians (sec. 3.2)."""
+"""Trains the network that turns a grid of frames into cameras and Gaussians (sec. 3.2)."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ LOGGED = ("pose_free", "given_cameras")
 
 
 class GaussianReconstruction(Training):
-    """Trains the Gaussian head (static stage), then temporal attention with it (dynamic stage).
+    """Trains the reconstructor: first its Gaussian head (static stage), then temporal attention, too (dynamic stage).
 
-    A stage is a config: which parameters are trained, from which weights, on which data. Input views come
-    first in the grid, target views after them; predicted Gaussians are rendered from the true cameras of the
-    targets in the normalised scene (first camera = identity, mean distance of the input points = 1). Scenes
-    without depth train too: their cameras are brought to the unit of length of the predicted ones.
+    A stage is a config, which says what is trained, from which weights, and on which data. Input views come first in
+    the grid and target views after them. The predicted Gaussians are rendered from the true cameras of the targets, in
+    the normalised scene (the first camera is the identity, and the mean distance of the input points is 1). Scenes
+    without depth train too: their cameras are scaled to the unit of length of the predicted ones.
 
     Args:
         network: Builds a `ReconstructionNetwork` with a Gaussian head.
         losses: The losses whose weighted sum is trained on, for example `scene4d.losses.ImageLoss`.
-        optimizer: Builds the optimizer from the trained parameters.
-        lr_scheduler: Builds the learning rate schedule, which is stepped after every optimizer step. None keeps
-            the rate constant.
-        initial_weights: Files to start from, later ones completing earlier ones (for example VGGT-1B or the
-            small geometry weights, then a Gaussian head); none means from scratch.
+        optimizer: Builds the optimizer from the parameters that train.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
+        initial_weights: Weight files that are loaded in this order, later ones over earlier ones, for example VGGT-1B
+            and then a Gaussian head. Without files, training starts from random values.
         trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
         use_given_cameras: Whether training places the Gaussians by the true input cameras, not by predicted ones.
         rendered_inputs: How many input views are rendered and supervised beside the targets.
-        pixel_scale: Size of an untrained Gaussian, pixels; see `gaussians_from_maps`.
-        opacity_shift: Opacity logit of an untrained Gaussian.
+        pixel_scale: Standard deviation of an untrained Gaussian, in pixels; see `gaussians_from_maps`.
+        opacity_shift: Logit of the opacity of an untrained Gaussian.
         background: Colour behind the Gaussians, in [0, 1]. None takes the median colour of the outermost pixels of
             the inputs: white around an object on white, the colour of the walls in a room.
         refine: Whether depth, and cameras that are not given, are made to agree with the matches between views.
@@ -137,7 +136,7 @@ class GaussianReconstruction(Training):
         self.evaluation.start(self.device)
 
     def validation_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Scores every scene, see `evaluation`."""
+        """Scores every scene of the batch."""
         self.evaluation.add(self.reconstructor, batch)
 
     def on_validation_epoch_end(self) -> None:

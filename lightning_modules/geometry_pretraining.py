@@ -20,15 +20,15 @@ from scene4d.types import SceneBatch
 class GeometryPretraining(Training):
     """Trains depth, cameras, points and matching on scenes whose depth and cameras are known.
 
-    The real sizes start from VGGT-1B and skip this stage. Every timestep of a batch is a static scene here.
+    The full-size model starts from VGGT-1B and skips this stage. Every timestep of a batch counts as a static scene.
 
     Args:
         network: Builds a `ReconstructionNetwork`.
         losses: The losses whose weighted sum is trained on, for example `scene4d.losses.DepthLoss`.
         optimizer: Builds the optimizer from the parameters.
-        lr_scheduler: Builds the learning rate schedule, which is stepped after every optimizer step. None keeps
-            the rate constant.
-        initial_weights: Files to start from; none means from scratch.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
+        initial_weights: Weight files that are loaded in this order, later ones over earlier ones. Without files,
+            training starts from random values.
     """
 
     network: SceneNetwork

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class WarmupCosine(LambdaLR):
-    """A linear warm-up, then a cosine from the full rate to a fraction of it, which then stays.
+    """Raises the rate linearly, then lowers it along a cosine to a fraction of the full rate, where it stays.
 
     Args:
         optimizer: The optimizer whose rates are scheduled.

@@ -1,4 +1,4 @@
-"""What all LightningModules share: optimizer and schedule, weights to start from, and what they refuse."""
+"""The part that all LightningModules share: optimizer and schedule, weights to start from, and refusals."""
 
 from __future__ import annotations
 

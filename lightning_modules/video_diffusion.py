@@ -14,38 +14,37 @@ from torch import Tensor, nn
 from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.distributed.compiling import compile_blocks
+from scene4d.evaluation.fixed_losses import FixedLosses
 from scene4d.evaluation.grids import GridEvaluation, grid_picture
-from scene4d.evaluation.table import Evaluation, SceneScores
+from scene4d.evaluation.table import Evaluation
 from scene4d.latent_grid import latent_reference_mask
 from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
 from scene4d.pipelines import GridGenerator
 from scene4d.types import SceneBatch
 
-FIXED_SIGMAS = (0.25, 0.5, 0.75, 1.0)
-
 
 class VideoDiffusion(Training):
-    """Rectified flow on the view x time grid (paper, sec. 3.1), reference frames given.
+    """Trains the 4D video diffusion model: rectified flow on a view x time grid with reference frames (sec. 3.1).
 
-    Training fine-tunes what `trainable` names: the self-attention (paper) or, for the base model, everything.
-    Validation inside `fit` logs the loss at fixed noise levels and fixed noise, by source, and shows one sampled
-    grid per source. `validate` and `test` score samples and baselines (`GridEvaluation`) into `results`.
-    `predict` returns the grid as a `SceneBatch` whose reference frames are the given ones.
+    Training changes the parameters that `trainable` names: the self-attention, as in the paper, or everything for the
+    base model. Validation inside `fit` logs the loss of each source at fixed noise levels and with fixed noise, and
+    shows one sampled grid per source. `validate` and `test` score samples and baselines (see `evaluation`). `predict`
+    returns the generated grid as a `SceneBatch`; its reference frames are the given ones.
 
     Args:
         network: Builds the network, for example `scene4d.networks.WanGridTransformer`.
-        autoencoder: Builds the frozen autoencoder, `PatchAutoencoder` or `WanAutoencoder`.
-        flow: The objective, which is also the sampler.
+        autoencoder: Builds the autoencoder, which stays frozen: `PatchAutoencoder` or `WanAutoencoder`.
+        flow: The training objective and the sampler that belongs to it.
         optimizer: Builds the optimizer from the parameters that train.
-        lr_scheduler: Builds a schedule from the optimizer and the number of optimizer steps; None keeps the rate.
-        trainable: Regular expressions on parameter names of the network; what matches trains.
-        initial_weights: safetensors files loaded in this order. A file may hold a part, for example the
-            fine-tuned self-attention on top of the base model; together they must cover the network, unless it
-            starts from weights of its own (`pretrained`).
-        evaluation: Scores what `validate` and `test` generate.
-        sample_steps: Network evaluations of one sample.
+        lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
+        trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
+        initial_weights: Weight files that are loaded in this order, later ones over earlier ones. A file may hold a
+            part, for example the fine-tuned self-attention on top of the base model. Together they must cover the
+            network, unless it starts from weights of its own (`pretrained`).
+        evaluation: Scores what `validate` and `test` generate; None is `GridEvaluation()`.
+        sample_steps: How many times the network is evaluated for one sample; more steps take longer.
         guidance: Weight of classifier-free guidance; 1 switches it off, as the paper does when both videos are given.
-        text_dropout: Probability of training a sample without its caption.
+        text_dropout: Probability that a sample is trained without its caption, which guidance needs.
         sample_seed: Seed of the noise that sampling starts from.
         compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
     """
@@ -79,7 +78,7 @@ class VideoDiffusion(Training):
             GridGenerator, flow=flow, sample_steps=sample_steps, guidance=guidance, sample_seed=sample_seed
         )
         self.text_dropout, self.compile_network = text_dropout, compile
-        self.fixed_losses = SceneScores(["loss"], ["loss"])
+        self.fixed_losses = FixedLosses()
         self.source_losses: dict[str, list[Float[Tensor, ""]]] = {}
 
     def configure_model(self) -> None:
@@ -144,17 +143,15 @@ class VideoDiffusion(Training):
     def on_validation_epoch_start(self) -> None:
         """Forgets the scores and pictures of the last validation."""
         self.pictures.clear()
-        self.fixed_losses.reset()
-        if not self.fitting:
-            self.evaluation.start(self.device)
+        (self.fixed_losses if self.fitting else self.evaluation).start(self.device)
 
     def validation_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Scores samples; inside `fit`, logs losses and samples one scene of every source."""
         if self.fitting:
-            self._add_fixed_losses(batch)
+            self.fixed_losses.add(self.generator, batch)
             if f"grid_{batch.source[0]}" not in self.pictures:
                 first = batch.sample(0)
-                first = replace(first, images=self.images(first))
+                first = replace(first, images=self.generator.images(first))
                 sample = self.generator(first).images
                 self.pictures[f"grid_{batch.source[0]}"] = grid_picture(first, sample)
         else:
@@ -180,19 +177,3 @@ class VideoDiffusion(Training):
     def predict_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> SceneBatch:
         """Returns the batch with every frame that is not a reference replaced by a generated one."""
         return self.generator(batch)
-
-    def images(self, batch: SceneBatch) -> Float[Tensor, "b v t c h w"]:
-        """Returns the images of a batch, or what its stored latents decode to."""
-        return batch.images if batch.has_images else self.generator.decode(self.generator.latents(batch))
-
-    def _add_fixed_losses(self, batch: SceneBatch) -> None:
-        """Adds the loss at fixed noise levels and fixed noise, which is comparable between steps and runs."""
-        assert batch.latents is not None
-        latents, mask = batch.latents, latent_reference_mask(batch.reference)
-        noise = self.generator.noise(batch, latents.shape[1:])
-        losses = []
-        for sigma in FIXED_SIGMAS:
-            sigmas = latents.new_full((len(latents),), sigma)
-            losses.append(self.flow.loss(self.network, latents, mask, batch.text, sigmas, noise))
-        for source, key, loss in zip(batch.source, batch.keys, torch.stack(losses).mean(0).tolist()):
-            self.fixed_losses.update(source, key, "loss", {"loss": loss})

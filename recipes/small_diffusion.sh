@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # How the committed autoencoder, base video model and 4D diffusion model were trained: eight runs, about five hours on
 # two CPU cores, from the scenes of `make small-data`. A killed run goes on when its command is repeated with
-# `--ckpt_path last`. Every run leaves its weights in runs/recipe/NAME/.
+# `--ckpt_path last`. Every run leaves its weights in runs/recipe/NAME/. The committed files are these weights, rounded
+# by `python -m preparation.eight_bits`.
 #
-# What these commands do not repeat: the first five runs were in bf16 on a processor with AMX; the fourth was stopped
-# at step 900; the sixth had other noise levels for its first 800 steps (logit_mean 0.2, logit_std 1.2, pure_noise
-# 0.15) and then a cosine of 1,300 steps.
+# Three details of the original runs are not repeated here. The first five runs were in bf16 on a processor with AMX.
+# The fourth was stopped at step 900. The sixth had other noise levels for its first 800 steps (logit_mean 0.2,
+# logit_std 1.2, pure_noise 0.15) and a cosine of 1,300 steps.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 RUNS=runs/recipe
 AUTOENCODER=$RUNS/refinement/autoencoder.safetensors
 BASE=$RUNS/base/base_video.safetensors
-# what all runs of the diffusion model share; compiling needs a C++ compiler and pays off after some hundred steps
+# all runs of the diffusion model share these options; compiling needs a C++ compiler and pays off after some hundred
+# steps
 DIFFUSION=(--model.init_args.autoencoder.init_args.weights "$AUTOENCODER" --model.init_args.compile true)
 WARMUP=--model.init_args.lr_scheduler.init_args.warmup_steps
 RATE=--model.init_args.optimizer.init_args.lr
@@ -33,7 +35,7 @@ python main.py fit --config configs/small/autoencoder_refinement.yaml \
 # 3. the base video model, one view, all parameters: 1,300 steps of 12 videos, 25 minutes
 python main.py fit --config configs/small/base_video.yaml "${DIFFUSION[@]}" --trainer.default_root_dir $RUNS/base_first
 
-# 4. 4D, 9 frames, self-attention only: 6 grids a step, 28 minutes; noise levels of the base
+# 4. 4D, 9 frames, self-attention only: 1,800 steps of 6 grids (28 minutes for the first 900); noise levels of the base
 FIRST_LEVELS=(--model.init_args.flow.logit_mean 0.4 --model.init_args.flow.pure_noise 0.2)
 python main.py fit --config configs/small/diffusion_stage1.yaml --config configs/small/larger_set.yaml \
     "${DIFFUSION[@]}" "${FIRST_LEVELS[@]}" $WEIGHTS "[$RUNS/base_first/base_video.safetensors]" $WARMUP 50 \

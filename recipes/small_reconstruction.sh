@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # How the committed reconstructor was trained: three runs, 46 minutes on one CPU core, from the scenes of
-# `make small-data`. A killed run goes on when its command is repeated with `--ckpt_path last`.
+# `make small-data`. A killed run goes on when its command is repeated with `--ckpt_path last`. The committed files are
+# its weights, rounded by `python -m preparation.eight_bits`.
 #
-# What these commands do not repeat: the geometry run went on from weights of 500 + 740 steps (commit d3fc88c), it was
-# stopped at step 800 of a cosine of 1,600 steps and continued from step 750; the joint run was restarted at step 300
-# with a cosine of 1,000 instead of 1,600 steps, and its refinement used tighter priors (docs/reconstruction.md).
+# Some details of the original runs are not repeated here. The geometry run went on from weights of 500 + 740 steps
+# (commit d3fc88c); it was stopped at step 800 of a cosine of 1,600 steps and continued from step 750. The joint run
+# was restarted at step 300 with a cosine of 1,000 instead of 1,600 steps, and its refinement used tighter priors
+# (docs/reconstruction.md).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1

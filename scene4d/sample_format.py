@@ -1,4 +1,4 @@
-"""What one shard sample is: a scene as mp4 or webp files, one a view, beside JSON and optional depth.
+"""The format of one sample in a shard: a scene as mp4 or webp files, one per view, beside JSON and optional depth.
 
 Members of a sample `KEY` in a WebDataset tar:
 

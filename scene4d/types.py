@@ -83,8 +83,8 @@ class SceneBatch(_Movable):
 
     Attributes:
         images: In [0, 1]. NaN, expanded from one number, where the batch holds `latents` instead: shape, device
-            and axes are right, a use of their values shows.
-        cameras: One camera a view, shape `b v`; None where unknown (2D videos, generated grids).
+            and axes are right, and a use of the values shows.
+        cameras: One camera per view, shape `b v`; None where unknown (2D videos, generated grids).
         frame_times: Scene time of every frame, seconds, from 0.
         reference: True where a frame is given, False where it is to be generated or supervised.
         source: Name of the data source of every sample: objects, physics, homography, static, capture.
@@ -156,7 +156,7 @@ class Gaussians(_Movable):
 
 @dataclass
 class Prediction(_Movable):
-    """What a reconstruction network says about a grid, in the world of its first camera and in units of its own.
+    """The prediction of a reconstruction network for a grid, in the world of its first camera and in its own units.
 
     Attributes:
         cameras: One for each view, shared by all timesteps; the first is the identity.

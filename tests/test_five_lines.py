@@ -35,7 +35,9 @@ def test_the_readme_s_lines_make_a_scene(tmp_path):
     assert scene.cameras.c2w.shape == (1, 4, 4, 4) and scene.gaussians.means.shape == (1, 17, 4 * 64 * 64, 3)
     assert all(torch.isfinite(x).all() for x in (scene.gaussians.means, scene.gaussians.colors))
     middle = names["reconstructor"].render(scene.gaussians, scene.cameras, (64, 64), scene.background)
-    assert (middle - grid.images).square().mean().sqrt() < 0.15  # the scene looks like the grid it was made from
+    assert (
+        middle - grid.images
+    ).square().mean().sqrt() < 0.15  # the scene looks like the grid it was made from
 
 
 def test_models_without_weights_are_refused():

@@ -33,22 +33,24 @@ def sampling_sigmas(steps: int, shift: float = 1.0) -> Float[Tensor, " {steps}+1
 
 @dataclass
 class RectifiedFlow:
-    """Objective and sampler.
+    """The training objective and the sampler of the diffusion model.
 
     Args:
         prediction: Meaning of the network's output: "velocity" (the form of public Wan checkpoints) or "data"
             (clean latents; much faster to learn for a small network with many channels per token).
-        clean_references: Feed reference positions without noise. The patch embedding is linear, so noise and
-            reference, once added, cannot be told apart: at sigma = 1 a noised reference has 0 dB.
+        clean_references: Whether reference positions are fed without noise. The patch embedding is linear, so noise
+            and reference, once added, cannot be told apart: at sigma = 1 a noised reference has 0 dB.
             False is the paper's wording.
-        logit_mean: Training noise levels are sigmoid(normal(logit_mean, logit_std)).
-        logit_std: See `logit_mean`.
+        logit_mean: Training noise levels are sigmoid(normal(logit_mean, logit_std)). A larger mean trains more on
+            strong noise.
+        logit_std: A larger value spreads the training noise levels more widely, see `logit_mean`.
         pure_noise: Fraction of training samples at sigma = 1, where sampling starts.
-        shift: Shift of the noise levels in training.
+        shift: Shift of the noise levels in training; above 1 more samples have strong noise.
         sampling_shift: Shift of the sampler's noise levels; below 1 more steps go to small noise. None means `shift`.
         noise_scale: Multiplies the noise that the sampler keeps at every step. Below 1 samples are sharper; 1 is the
             exact flow.
-        sigma_floor: Lower bound of sigma where "data" predictions become velocities in the loss.
+        sigma_floor: Lower bound of sigma in the loss where "data" predictions become velocities, which divides by
+            sigma: a higher floor gives small noise levels less weight.
     """
 
     prediction: str = "velocity"

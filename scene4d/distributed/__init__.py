@@ -1,1 +1,1 @@
-"""What is done to a network, or agreed upon, when several processes train or judge it."""
+"""Compiling and sharding of networks, and decisions on which several processes agree."""

@@ -1,4 +1,4 @@
-"""What a model has to beat: copies of the references, their blends and blurs.
+"""The baselines that a model has to beat: copies of the references, their blends and blurs.
 
 All take the whole grid and look at its references only: row 0 and column 0 of a diffusion grid, the input
 views of a novel-view problem.

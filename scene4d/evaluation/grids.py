@@ -31,9 +31,10 @@ class GridEvaluation:
     scored against the true grid and must lose. The first scene has no score of the latter.
 
     Args:
-        white_background: Sources whose silhouettes are scored.
+        white_background: Names of the sources whose scenes have a white background, so that silhouettes are scored.
         linear_predictor: File that `python -m preparation.linear_predictor` has written; None leaves this baseline out.
-        baselines: Whether to score what was not trained, too: the same for all weights of one autoencoder.
+        baselines: Whether to score copies, blends, the linear predictor and the autoencoder, too. Their scores are the
+            same for all weights of the diffusion model.
     """
 
     def __init__(

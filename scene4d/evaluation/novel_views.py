@@ -1,4 +1,4 @@
-"""How reconstructions are judged: novel views of held-out scenes beside what needs no network."""
+"""Judges reconstructions: novel views of held-out scenes, beside baselines that need no network."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Images = Float[Tensor, "b v t 3 h w"]
 
 
 class NovelViews:
-    """Scores novel views of every scene; inputs come first in the grid, target views after them.
+    """Scores novel views of every scene; in the grid, inputs come first and then the target views.
 
     Methods:
         pose_free: The paper's protocol, see `Reconstructor.pose_free_cameras`. Nothing but images is used.
         given_cameras: True input and target cameras; their unit of length is that of the normalised scene,
             see `normalise_scene`.
         copy_nearest, blurred_mean: The nearest input view; the mean of the two nearest, blurred.
-        true_depth: True depth and cameras with untrained Gaussians, the bound of the representation. Only at
-            timesteps whose depth is stored.
-        identity: Cameras that do not turn.
+        true_depth: True depth and cameras with untrained Gaussians, the bound of the representation. It is scored
+            at timesteps whose depth is stored.
+        identity: Cameras that do not turn; only their rotations are scored.
 
     Scores are PSNR, SSIM and the perceptual distance under its own name; for `pose_free` also the errors of the
     input cameras' rotations (`rotation_deg`, to be compared with that of `identity`) and of depth

@@ -1,4 +1,4 @@
-"""What an evaluation finds: rows (source, method, score, value, count), the same on every rank."""
+"""The result of an evaluation: rows (source, method, score, value, count), the same on every rank."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Row:
 
     Attributes:
         source: Name of the data source.
-        method: What was scored, for example "sample" or "copy_freeze_time".
+        method: The method that was scored, for example "sample" or "copy_freeze_time".
         score: Name of the score, for example "psnr".
         value: Mean over scenes.
         count: Number of scenes that have this score.
@@ -39,7 +39,7 @@ class Row:
 
 
 class Evaluation(Protocol[Pipeline]):
-    """How a pipeline is judged: `start` once, `add` for every batch, `compute` once.
+    """Judges a pipeline: `start` once, `add` for every batch, `compute` once.
 
     All ranks call each of them equally often, with batches of the same source at the same time.
 

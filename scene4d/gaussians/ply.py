@@ -1,6 +1,6 @@
 """Gaussians as the PLY files of 3D Gaussian splatting, which every splat viewer opens.
 
-One float32 record a Gaussian: x y z, f_dc_0..2 (colour as the constant spherical harmonic,
+One float32 record per Gaussian: x y z, f_dc_0..2 (colour as the constant spherical harmonic,
 (rgb - 0.5) / C0), opacity (logit), scale_0..2 (natural logarithm), rot_0..3 (wxyz): 56 bytes.
 """
 

@@ -128,7 +128,7 @@ def adjust(
 class _System:
     """Normal equations: dd, cc, cd on the left, d, c on the right.
 
-    d stands for depths, c for 6 numbers a camera (translation, rotation) and one for the focal length; what
+    d stands for depths, c for 6 numbers per camera (translation, rotation) and one for the focal length; what
     concerns c is None where cameras are fixed.
     """
 

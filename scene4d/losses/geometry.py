@@ -19,7 +19,7 @@ from scene4d.types import Cameras
 
 
 class CameraLoss(ReconstructionLoss):
-    """Huber loss on the pose encodings after every iteration of the camera head, see `pose_loss`."""
+    """Compares pose encodings after every iteration of the camera head by a Huber loss, see `pose_loss`."""
 
     name = "camera"
 
@@ -30,7 +30,7 @@ class CameraLoss(ReconstructionLoss):
 
 
 class DepthLoss(ReconstructionLoss):
-    """L1 of log depth and of its differences between neighbouring pixels, see `depth_loss`.
+    """Compares log depth, and its differences between neighbouring pixels, by an L1 loss; see `depth_loss`.
 
     Args:
         weight: Multiplies the loss in the sum that is trained on.
@@ -49,7 +49,7 @@ class DepthLoss(ReconstructionLoss):
 
 
 class ConfidenceLoss(ReconstructionLoss):
-    """Teaches the depth's confidence alone, the depth held fixed, see `confidence_loss`."""
+    """Teaches the confidence of the depth and leaves the depth itself alone, see `confidence_loss`."""
 
     name = "confidence"
 
@@ -60,7 +60,7 @@ class ConfidenceLoss(ReconstructionLoss):
 
 
 class PointLoss(ReconstructionLoss):
-    """Relative distance between predicted and true points, see `point_loss`; needs a point head."""
+    """Measures the relative distance between predicted and true points, see `point_loss`; needs a point head."""
 
     name = "points"
 
@@ -75,10 +75,11 @@ class PointLoss(ReconstructionLoss):
 
 
 class MatchingLoss(ReconstructionLoss):
-    """Matching loss of every view with one other, at the first timestep, see `match_loss`; needs a view matcher.
+    """Matches every view with one other view at the first timestep, see `match_loss`; needs a view matcher.
 
-    The other view lies as many views further on for all views, drawn at random: all pairs at once cost more time
-    and memory than the rest of a small network. The share of right matches is logged as `match_accuracy`.
+    The other view lies a number of views further on, which is drawn at random and the same for all views. All pairs
+    at once would cost more time and memory than the rest of a small network. The share of right matches is logged
+    as `match_accuracy`.
     """
 
     name = "matching"

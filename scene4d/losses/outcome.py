@@ -17,7 +17,7 @@ Part = TypeVar("Part")
 
 @dataclass
 class Outcome:
-    """What one training step predicted, beside the truth in the normalised scene.
+    """The predictions of one training step beside the truth, in the normalised scene.
 
     Attributes:
         prediction: The network's prediction for the input views.
@@ -27,7 +27,7 @@ class Outcome:
         gaussians: Gaussians `b t g` that were placed by the prediction; None where a training places none.
         rendered: Views that were rendered from the Gaussians; None where a training renders none.
         truth: The true images of the rendered views.
-        figures: What losses find on the way and what is worth a curve, by name.
+        figures: Numbers that losses find on the way and that are worth a curve, by name.
     """
 
     prediction: Prediction

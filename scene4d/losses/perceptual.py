@@ -21,11 +21,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PerceptualLoss(nn.Module):
-    """Distance of two images in the features of a frozen network trained on ImageNet.
+    """Compares two images by the features of a frozen network that was trained on ImageNet.
 
-    LPIPS (Zhang et al. 2018, VGG trunk) where torchvision's `vgg16-397923af.pth` lies in
-    `$TORCH_HOME/hub/checkpoints`; it is never downloaded. Otherwise the same formula without LPIPS's learned
-    linear layers on SqueezeNet 1.1, whose weights this repository holds. The two are on different scales and
+    This is LPIPS (Zhang et al. 2018, VGG trunk) if torchvision's `vgg16-397923af.pth` lies in
+    `$TORCH_HOME/hub/checkpoints`; it is never downloaded. Otherwise it is the same formula, without LPIPS's learned
+    linear layers, on SqueezeNet 1.1, whose weights this repository holds. The two are on different scales and
     must not be compared: `name` says which one it is.
 
     The weights are buffers outside the state dict: no optimizer, EMA, FSDP or checkpoint sees them. A pickle, such
@@ -63,10 +63,10 @@ class PerceptualLoss(nn.Module):
     def forward(
         self, images: Float[Tensor, "n 3 h w"], others: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, " n"]:
-        """Returns one distance a pair, 0 for equal images, in float32 also under autocast.
+        """Returns one distance per pair, 0 for equal images, in float32 also under autocast.
 
         Args:
-            images: In [0, 1], at least 17 pixels a side (SqueezeNet) or 16 (VGG).
+            images: In [0, 1], with sides of at least 17 pixels (SqueezeNet) or 16 (VGG).
             others: The images to compare them with, in [0, 1].
         """
         with torch.autocast(images.device.type, enabled=False):

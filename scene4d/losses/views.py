@@ -14,7 +14,7 @@ RENDERED = "rendered views: use it in lightning_modules.GaussianReconstruction"
 
 
 class ImageLoss(ReconstructionLoss):
-    """Mean squared error of rendered views. Their PSNR is logged as `psnr`."""
+    """Compares rendered with true views by their mean squared error; their PSNR is logged as `psnr`."""
 
     name = "mse"
 
@@ -31,7 +31,7 @@ class ImageLoss(ReconstructionLoss):
 
 
 class PerceptualImageLoss(ReconstructionLoss):
-    """Perceptual distance of rendered views. In the log it has the name of the distance, see `PerceptualLoss`.
+    """Compares rendered with true views by a perceptual distance, which gives its name to the log (`PerceptualLoss`).
 
     Args:
         weight: Multiplies the loss in the sum that is trained on.
@@ -53,7 +53,7 @@ class PerceptualImageLoss(ReconstructionLoss):
 
 
 class BackgroundLoss(ReconstructionLoss):
-    """Mean opacity of the Gaussians whose pixels have no depth in a frame with known depth: they should vanish."""
+    """Lowers the opacity of Gaussians whose pixels have no depth in a frame with known depth: they should vanish."""
 
     name = "background"
 

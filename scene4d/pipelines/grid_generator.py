@@ -29,8 +29,8 @@ class GridGenerator:
     Args:
         network: The network of the diffusion model.
         autoencoder: The frozen autoencoder.
-        flow: The objective, which is also the sampler.
-        sample_steps: Network evaluations of one sample.
+        flow: The training objective and the sampler that belongs to it.
+        sample_steps: How many times the network is evaluated for one sample.
         guidance: Weight of classifier-free guidance; 1 switches it off, as the paper does when both videos are given.
         sample_seed: Seed of the noise that sampling starts from.
     """
@@ -114,6 +114,10 @@ class GridGenerator:
                 f"{self.fingerprint}: make them with its class and weights (preparation.latents)"
             )
         return batch.latents.float()
+
+    def images(self, batch: SceneBatch) -> Float[Tensor, "b v t c h w"]:
+        """Returns the images of a batch, or what its stored latents decode to."""
+        return batch.images if batch.has_images else self.decode(self.latents(batch))
 
     def complete(
         self, batch: SceneBatch, latents: Float[Tensor, "b v n z y x"]

@@ -40,8 +40,8 @@ class Reconstructor:
 
     Args:
         network: Predicts cameras, depths and raw Gaussians of images, for example a `ReconstructionNetwork`.
-        pixel_scale: Size of an untrained Gaussian, pixels; see `gaussians_from_maps`.
-        opacity_shift: Opacity logit of an untrained Gaussian.
+        pixel_scale: Standard deviation of an untrained Gaussian, in pixels; see `gaussians_from_maps`.
+        opacity_shift: Logit of the opacity of an untrained Gaussian.
         background: Colour behind the Gaussians, in [0, 1]. None takes the median colour of the outermost pixels of
             the images: white around an object on white, the colour of the walls in a room.
         refine: Whether depths, and cameras that are not given, are made to agree with the matches between views.

@@ -88,7 +88,7 @@ def test_sheets_show_what_the_latents_decode_to(folder, tmp_path, monkeypatch):
     assert shown.keys() == {"train/objects", "train/static", "val/grid_objects"}
     assert all(picture.isfinite().all() and picture.std() > 0.02 for picture in shown.values())
     batch = next(iter(cli.trainer.train_dataloader))
-    images = cli.model.images(batch)
+    images = cli.model.generator.images(batch)
     assert images.shape == batch.images.shape and torch.equal(
         images, cli.model.generator.decode(batch.latents.float())
     )

@@ -24,7 +24,7 @@ class PatchAutoencoder(nn.Module):
         channels: Latent channels.
         width: Model width, a multiple of 64.
         depth: Transformer blocks in the encoder and again in the decoder.
-        noise: Standard deviation of Gaussian noise on the latents in training, relative to their unit scale;
+        noise: Standard deviation of Gaussian noise on the latents in training, relative to their unit scale. It
             keeps the latent space smooth, so that small errors of the diffusion model stay small in pixels.
         refinement: Channels of the convolutions behind the decoder, which smooth what its blocks leave at their
             borders; 0 for none.

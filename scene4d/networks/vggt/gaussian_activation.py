@@ -24,7 +24,7 @@ def gaussians_from_maps(
     opacity_shift: float = 2.0,
     offset_shift: float = 6.0,
 ) -> Gaussians:
-    """One Gaussian a pixel, all views of a timestep in one set.
+    """Turns maps into Gaussians: one per pixel, all views of a timestep in one set.
 
     Rotations are predicted in the camera frame and turned by the camera's rotation. Scales are in units of
     one pixel's footprint at the Gaussian's depth (depth / focal), so an untrained head already makes splats
@@ -34,7 +34,7 @@ def gaussians_from_maps(
         raw: Output of the Gaussian head, 14 channels: see `CHANNEL_SIZES`.
         images: Input frames in [0, 1]; the colours that the offsets refine.
         depths: Planar z of every pixel, positive.
-        cameras: One a view, `b v`, shared by all timesteps.
+        cameras: One per view, `b v`, shared by all timesteps.
         pixel_scale: Standard deviation, in pixels, at a raw scale of 0.
         opacity_shift: Logit of the opacity at a raw opacity of 0.
         offset_shift: Splatt3r's: larger means finer position refinements.

@@ -12,7 +12,7 @@ from scene4d.networks.vggt.layers import Block
 
 
 class PatchProjection(nn.Module):
-    """One linear map a patch."""
+    """Applies one linear map to every patch."""
 
     def __init__(self, dim: int, patch_size: int) -> None:
         super().__init__()

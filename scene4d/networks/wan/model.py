@@ -31,14 +31,14 @@ WAN_TEXT_LENGTH = 512
 
 
 class WanGridTransformer(nn.Module):
-    """The 4D video network: (noisy grid, noise level, text, references) -> prediction for the grid.
+    """The network of the 4D video diffusion model: predicts a grid from a noisy one, noise level, text and references.
 
-    Weights in bfloat16 compute under autocast of their type, also where the trainer has none: so that weights that
+    Weights in bfloat16 compute under autocast of their type, also where the trainer has none, so that weights that
     train, which `trainable_parameters` makes float32, work among them.
 
     Args:
-        pretrained: Local folder or hub id of a Wan checkpoint in diffusers' layout. The sizes below are then
-            read from its config.json and ignored here.
+        pretrained: Local folder or hub id of a Wan checkpoint in diffusers' layout. Its config.json then gives the
+            sizes, and the sizes below are ignored.
         subfolder: Folder of the transformer inside `pretrained`.
         weights: A safetensors file of this network, for sizes given here; None starts from random weights.
         patch_size: Latent patch (time, height, width).

@@ -57,7 +57,9 @@ class GridLogging(L.Callback):
                 self._seen.add(source)
                 sample = batch.sample(index)
                 if not sample.has_images:
-                    sample = replace(sample, images=pl_module.generator.images(sample))  # type: ignore[operator]
+                    # torch types what it does not know of a module as a tensor
+                    images = pl_module.generator.images(sample)  # type: ignore[union-attr, operator]
+                    sample = replace(sample, images=images)
                 show(trainer, f"train/{source}", _training_sheet(sample, self.frames), self.enlarge)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -95,7 +95,7 @@ def main(args: list[str] | None = None) -> Scene4DCLI:
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"enable_model_summary": False},  # RunSummary says what matters
-        parser_kwargs={"exit_on_error": False},
+        parser_kwargs={"exit_on_error": False, "description": __doc__},
         args=args,
     )
 

@@ -19,7 +19,9 @@ def batch(keys: list[str]) -> SceneBatch:
 
 
 def losses(batches: list[SceneBatch], flow: RectifiedFlow) -> tuple[float, int]:
-    generator = GridGenerator(lambda x, *_: x * 0.5, torch.nn.Identity(), flow)  # any function of the noisy grid
+    generator = GridGenerator(
+        lambda x, *_: x * 0.5, torch.nn.Identity(), flow
+    )  # any function of the noisy grid
     evaluation = FixedLosses()
     evaluation.start(torch.device("cpu"))
     for one in batches:

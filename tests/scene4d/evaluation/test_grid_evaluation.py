@@ -49,7 +49,7 @@ def joined(scenes: list[SceneBatch]) -> SceneBatch:
 
 def rows_of_a_rank(rank: int, ranks: int, batch_size: int) -> list[str]:
     """Three moving scenes and one still one; as the data module does it, short ranks repeat their last scene."""
-    evaluation = GridEvaluation()
+    evaluation = GridEvaluation(baselines=False)
     evaluation.start(torch.device("cpu"))
     pipeline = generator()
     for source, count, first in (("objects", 3, 0), ("static", 1, 10)):

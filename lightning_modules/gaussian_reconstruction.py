@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
-from scene4d.evaluation import NovelViews
+from scene4d.evaluation.novel_views import NovelViews
 from scene4d.evaluation.table import Evaluation
 from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
 from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses

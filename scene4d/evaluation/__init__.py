@@ -1,6 +1,4 @@
-"""How both models are judged: scores, baselines, tables; an evaluation takes a pipeline and gives rows."""
+"""How both models are judged: an evaluation takes a pipeline and batches and gives rows of scores.
 
-from scene4d.evaluation.grids import GridEvaluation
-from scene4d.evaluation.novel_views import NovelViews
-
-__all__ = ["GridEvaluation", "NovelViews"]
+Nothing is imported here, so that reports of finished runs start at once.
+"""

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scene4d.evaluation.table import Row, SceneScores
+from scene4d.evaluation.rows import Row
+from scene4d.evaluation.table import SceneScores
 from scene4d.latent_grid import latent_reference_mask
 from scene4d.pipelines import GridGenerator
 from scene4d.types import SceneBatch

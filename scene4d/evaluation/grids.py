@@ -11,8 +11,9 @@ from torch import Tensor
 from scene4d.distributed.agreement import any_rank, from_first_rank
 from scene4d.evaluation.baselines import blend, blurred_copy, copy_fixed_view, copy_freeze_time
 from scene4d.evaluation.linear_predictor import LinearPredictor, read_linear_predictor
+from scene4d.evaluation.rows import Row
 from scene4d.evaluation.scores import GRID_SCORES, score_grid
-from scene4d.evaluation.table import Row, SceneScores, scene_number
+from scene4d.evaluation.table import SceneScores, scene_number
 from scene4d.losses import PerceptualLoss
 from scene4d.pipelines import GridGenerator
 from scene4d.types import SceneBatch

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scene4d.evaluation.baselines import blurred_mean, copy_nearest
+from scene4d.evaluation.rows import Row
 from scene4d.evaluation.scores import VIEW_SCORES, depth_abs_rel, rotation_error, score_views
-from scene4d.evaluation.table import Row, SceneScores
+from scene4d.evaluation.table import SceneScores
 from scene4d.geometry.normalised_batches import normalise_batch
 from scene4d.losses.perceptual import PerceptualLoss
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS, gaussians_from_maps

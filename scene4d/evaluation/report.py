@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scene4d.atomic import write_json
-from scene4d.evaluation.table import Row
+from scene4d.evaluation.rows import Row
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,9 @@
-"""The result of an evaluation: rows (source, method, score, value, count), the same on every rank."""
+"""Judging a pipeline scene by scene, with the same rows as result on every rank."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol, TypeVar
 
@@ -14,28 +13,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from scene4d.evaluation.rows import Row
 from scene4d.types import SceneBatch
 
 Pipeline = TypeVar("Pipeline", contravariant=True)
-
-
-@dataclass
-class Row:
-    """One mean.
-
-    Attributes:
-        source: Name of the data source.
-        method: The method that was scored, for example "sample" or "copy_freeze_time".
-        score: Name of the score, for example "psnr".
-        value: Mean over scenes.
-        count: Number of scenes that have this score.
-    """
-
-    source: str
-    method: str
-    score: str
-    value: float
-    count: int
 
 
 class Evaluation(Protocol[Pipeline]):

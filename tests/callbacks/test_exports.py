@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from callbacks import GaussianExport, GridExport, GridLogging, MetricsExport, Throughput
 from callbacks.gaussian_export import look_target, orbit_video
 from callbacks.grid_export import frame_rate
-from scene4d.evaluation.table import Row
+from scene4d.evaluation.rows import Row
 from scene4d.gaussians.ply import read_ply
 from scene4d.geometry.trajectories import arc
 from scene4d.grid_format import read_grid

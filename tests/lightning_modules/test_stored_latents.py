@@ -54,7 +54,7 @@ def config(folder, root, latents: bool, weights: int = 0) -> str:
                             "init_args": {**CODEC, "weights": f"{folder}/{weights}.safetensors"}},
             "flow": {"prediction": "data"}, "sample_steps": 1,
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1.0e-5}},
-            "evaluation": {"class_path": "scene4d.evaluation.GridEvaluation", "init_args": {}},
+            "evaluation": {"class_path": "scene4d.evaluation.grids.GridEvaluation", "init_args": {}},
         }},
         "data": {"class_path": "datamodules.SceneDataModule", "init_args": {
             "size": 32, "batch_size": 2, "num_workers": 0, "depth": False,

@@ -65,7 +65,7 @@ def config(shards, root, **changes) -> str:
                             "init_args": {"channels": 4, "width": 64, "depth": 1}},
             "flow": {"prediction": "data"}, "sample_steps": 2,
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
-            "evaluation": {"class_path": "scene4d.evaluation.GridEvaluation", "init_args": {}},
+            "evaluation": {"class_path": "scene4d.evaluation.grids.GridEvaluation", "init_args": {}},
         }},
         "data": {"class_path": "datamodules.SceneDataModule", "init_args": {
             "size": SIZE, "batch_size": 2, "val_batch_size": 4, "num_workers": 0, "depth": False,

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from scene4d.atomic import plain, replacing, write_json, write_text
-from scene4d.evaluation.table import Row
+from scene4d.evaluation.rows import Row
 from scene4d.gaussians.ply import write_ply
 from scene4d.grid_format import write_grid
 from scene4d.types import Gaussians, SceneBatch

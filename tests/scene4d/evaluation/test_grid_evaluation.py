@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scene4d.diffusion.rectified_flow import RectifiedFlow
-from scene4d.evaluation import GridEvaluation
+from scene4d.evaluation.grids import GridEvaluation
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
 from scene4d.pipelines import GridGenerator
 from scene4d.types import SceneBatch

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from scene4d.evaluation.table import Row, SceneScores
+from scene4d.evaluation.rows import Row
+from scene4d.evaluation.table import SceneScores
 
 
 def test_means_skip_nan_and_unseen_methods():

@@ -73,16 +73,14 @@ class Scene4DCLI(LightningCLI):
 
 
 def last_checkpoint(root: Path) -> str:
-    """The newest `last.ckpt` of a run.
+    """The newest `last.ckpt` of the run in a folder.
 
     Raises:
         ValueError: There is none; names the folder.
     """
-    found = [path for path in root.rglob("last*.ckpt") if path.is_file()]
+    found = list((root / "checkpoints").glob("last*.ckpt"))
     if not found:
-        raise ValueError(
-            f"--ckpt_path last: there is no last.ckpt in trainer.default_root_dir = {str(root)!r}"
-        )
+        raise ValueError(f"--ckpt_path last: there is no last.ckpt in {str(root / 'checkpoints')!r}")
     return str(max(found, key=lambda path: path.stat().st_mtime))
 
 

@@ -105,6 +105,12 @@ class ExponentialMovingAverage(L.Callback):
             if name in weights:
                 weights[name] = value
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Forgets the averages of earlier weights; the checkpoint's own follow, if it has any."""
+        self.updates, self.averages, self._loaded = 0, {}, {}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps what `on_train_start` or an evaluation will put on the device."""
         self.updates, self._loaded = state_dict["updates"], state_dict["averages"]

@@ -103,5 +103,15 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
 
 def config_hash(pl_module: L.LightningModule) -> str:
     """The first 12 hex digits of the SHA-256 of the module's saved hyperparameters."""
-    text = json.dumps(dict(pl_module.hparams), sort_keys=True, default=lambda value: type(value).__qualname__)
+    text = json.dumps(dict(pl_module.hparams), sort_keys=True, default=_described)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _described(value: object) -> list[object]:
+    """The class of an object and its plain settings, for example the weight of a loss."""
+    settings = {
+        name: x
+        for name, x in getattr(value, "__dict__", {}).items()
+        if isinstance(x, (bool, int, float, str))
+    }
+    return [getattr(value, "__qualname__", type(value).__qualname__), settings]

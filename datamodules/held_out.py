@@ -71,8 +71,14 @@ class HeldOutBatches(IterableDataset):
 
     def _own(self) -> Iterator[Members]:
         count, repeated = 0, Members()
-        samples = (sample for url in self.urls for sample in read_shard(url))
+        samples, keys = (sample for url in self.urls for sample in read_shard(url)), set[str]()
         for members in islice(samples, self.most):
+            key = str(members["__key__"])
+            if key in keys:
+                raise ValueError(
+                    f"source {self.name!r} holds two samples with the key {key!r}; keys must be unique"
+                )
+            keys.add(key)
             if count % self.ranks == self.rank:
                 yield members
             if count % self.ranks == self.rank or count < self.rank:

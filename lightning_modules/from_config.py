@@ -10,6 +10,16 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.training import Training
 
+COMMAND_LINE = (
+    "seed_everything",
+    "optimizer",
+    "lr_scheduler",
+    "ckpt_path",
+    "weights_only",
+    "verbose",
+    "return_predictions",
+)
+
 
 def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     """Builds the model of a training config, as `python main.py predict` does, ready for inference.
@@ -28,7 +38,8 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True, required=True)
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=False)
     parser.add_lightning_class_args(L.Trainer, "trainer")
-    parser.add_argument("--seed_everything", type=bool | int)
+    for name in COMMAND_LINE:
+        parser.add_argument(f"--{name}", type=object)
     parts = [*configs]
     if weights is not None:
         parts.append(json.dumps({"model": {"init_args": {"initial_weights": weights}}}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -99,13 +100,20 @@ class Training(L.LightningModule):
         self.network = network
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer of what trains and, unless the rate is constant, its schedule over the whole run."""
+        """The optimizer of what trains and, unless the rate is constant, its schedule over the whole run.
+
+        Raises:
+            ValueError: A schedule has no end, because the run is limited by time alone.
+        """
         optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
-        steps = self.trainer.max_steps
-        steps = steps if steps > 0 else int(self.trainer.estimated_stepping_batches)
-        schedule = self.make_scheduler(optimizer, steps)
+        steps = (
+            self.trainer.estimated_stepping_batches if self.trainer.max_steps < 0 else self.trainer.max_steps
+        )
+        if steps == math.inf:
+            raise ValueError("lr_scheduler needs the number of optimizer steps: give trainer.max_steps")
+        schedule = self.make_scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
@@ -124,8 +132,9 @@ class Training(L.LightningModule):
         if not self.fitting:
             averages = checkpoint_averages(checkpoint)
             checkpoint["state_dict"].update(averages)
-            which = "averaged" if averages else "as trained; it has no averages"
-            log.info("weights of the checkpoint: %s", which)
+            which = "averaged" if averages else "as trained, since it has no averages"
+            path = None if self._trainer is None else self.trainer.ckpt_path
+            log.info("weights of %s: %s", path or "the checkpoint", which)
 
     def on_train_start(self) -> None:
         """Says which parts of the network start untrained."""

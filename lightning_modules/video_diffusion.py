@@ -162,7 +162,8 @@ class VideoDiffusion(Training):
         if self.fitting:
             losses = {row.source: row.value for row in self.fixed_losses.compute()}
             self.log_dict({f"val/loss_{name}": loss for name, loss in losses.items()}, sync_dist=True)
-            self.log("val/loss", sum(losses.values()) / max(1, len(losses)), sync_dist=True, prog_bar=True)
+            if losses:
+                self.log("val/loss", sum(losses.values()) / len(losses), sync_dist=True, prog_bar=True)
             return
         rows = self.evaluation.compute()
         self.results = {"diffusion": rows}

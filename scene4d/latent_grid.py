@@ -36,7 +36,12 @@ def whole_frames(frames: int) -> int:
 
 
 def latent_reference_mask(reference: Bool[Tensor, "b v t"]) -> Bool[Tensor, "b v n"]:
-    """Turns a mask over frames into one over latent frames: a latent frame is given if all its frames are."""
+    """Turns a mask over frames into one over latent frames: a latent frame is given if all its frames are.
+
+    Raises:
+        ValueError: The number of frames is not 4k + 1.
+    """
+    latent_frames(reference.shape[-1])
     first, rest = reference[..., :1], reference[..., 1:]
     if not rest.shape[-1]:
         return first

@@ -85,8 +85,13 @@ def refuse_lost_settings(text: str, file: str) -> None:
                 raise ValueError(
                     f"{file}: {key!r} and {branch!r} exclude each other; put one of them into a file"
                 )
-            whole = "." not in str(key) and isinstance(value, dict) and "class_path" not in value
-            if "config" in config and whole:
+            if "config" in config and str(key).endswith("+"):
+                raise ValueError(
+                    f"{file}: {key!r} would replace the list of {config['config']}; write it into a file of its own "
+                    "and give both with --config"
+                )
+            at_the_top = "." not in str(key) or str(key).endswith(".init_args")
+            if "config" in config and at_the_top and isinstance(value, dict) and "class_path" not in value:
                 first = next(iter(value), "...")
                 raise ValueError(
                     f"{file}: {key!r} would replace all that {config['config']} says about it; "

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_modules import from_config
+from main import main
 from preparation.example_videos import main as write_examples
 
 ROOT = Path(__file__).parents[1]
@@ -48,3 +49,22 @@ def test_models_without_weights_are_refused():
 def test_a_config_that_is_missing_is_named():
     with pytest.raises(Exception, match=r"absent\.yaml"):
         from_config("configs/absent.yaml")
+
+
+def test_the_config_that_a_run_has_saved_will_do(tmp_path):
+    options = [
+        "--config",
+        "configs/small/shipped_diffusion.yaml",
+        "--trainer.fast_dev_run",
+        "true",
+        "--print_config",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr("sys.argv", ["main.py"])
+        patch.setattr("sys.stdout", type("Lines", (), {"write": lines.append, "flush": lambda: None}))
+        with pytest.raises(SystemExit):
+            main(["fit", *options])
+    (tmp_path / "config.yaml").write_text("".join(lines))
+    assert "ckpt_path" in "".join(lines)
+    assert from_config(str(tmp_path / "config.yaml")).generator.sample_steps == 5

@@ -207,3 +207,20 @@ def test_data_without_what_the_command_needs(tmp_path, command, options, line):
     shared = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false",
               "--trainer.enable_progress_bar", "false", "--model.init_args.initial_weights", "[]"]  # fmt: skip
     assert told(command, *DIFFUSION, *shared, *options) == line
+
+
+@pytest.mark.parametrize("line", [
+    "trainer.callbacks+: [{class_path: callbacks.MetricsExport, init_args: {path: a.json}}]",
+    "model.init_args.network.init_args: {num_layers: 2}",
+    "trainer: {max_steps: 3}",
+])  # fmt: skip
+def test_a_refining_file_loses_no_settings(tmp_path, line):
+    (tmp_path / "mine.yaml").write_text(f"config: {ROOT}/configs/small/diffusion_stage2.yaml\n{line}\n")
+    assert "would replace" in told("fit", "--config", str(tmp_path / "mine.yaml"), "--print_config")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_schedule_needs_a_number_of_steps(tmp_path):
+    options = ["--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:05"]
+    line = told(*small_autoencoder("fit", tmp_path, *options))
+    assert line == "lr_scheduler needs the number of optimizer steps: give trainer.max_steps"

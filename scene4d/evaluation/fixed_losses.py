@@ -26,7 +26,7 @@ class FixedLosses:
 
     def start(self, device: torch.device) -> None:
         """Forgets all losses."""
-        self.scores = SceneScores(["network"], ["loss"]).to(device)
+        self.scores = SceneScores(["network"], ["loss"], undefined=False).to(device)
 
     @torch.no_grad()
     def add(self, pipeline: GridGenerator, batch: SceneBatch) -> None:

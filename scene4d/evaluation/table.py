@@ -49,20 +49,23 @@ class SceneScores(Metric):
     Args:
         methods: What is compared.
         scores: Names of the scores of a method.
+        undefined: Whether a score that is NaN or infinite has no meaning for that scene and is left out. Otherwise it
+            makes the mean NaN, as a loss that has diverged must.
     """
 
     ids: list[Tensor] | Tensor
     values: list[Tensor] | Tensor
 
-    def __init__(self, methods: Sequence[str], scores: Sequence[str]) -> None:
+    def __init__(self, methods: Sequence[str], scores: Sequence[str], undefined: bool = True) -> None:
         super().__init__()
+        self.undefined = undefined
         self.methods, self.scores = list(methods), list(scores)
         self.sources: dict[int, str] = {}
         self.add_state("ids", [], dist_reduce_fx="cat")  # each 1 x (source, scene, method)
         self.add_state("values", [], dist_reduce_fx="cat")  # each 1 x scores, NaN where there is none
 
     def update(self, source: str, key: str, method: str, scores: dict[str, float]) -> None:
-        """Adds one scene's scores of one method; NaN and infinite ones are left out of the means.
+        """Adds one scene's scores of one method.
 
         Args:
             source: Name of the data source.
@@ -93,7 +96,7 @@ class SceneScores(Metric):
             for m, method in enumerate(self.methods):
                 scenes = [row for key, row in found.items() if (key[0], key[2]) == (number, m)]
                 for s, score in enumerate(self.scores):
-                    known = [row[s] for row in scenes if not math.isnan(row[s])]
+                    known = [row[s] for row in scenes if not (self.undefined and math.isnan(row[s]))]
                     if known:
                         rows.append(Row(source, method, score, math.fsum(known) / len(known), len(known)))
         return rows

@@ -30,8 +30,16 @@ def to_eight_bits(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_eight_bits(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `to_eight_bits` up to rounding; other weights pass unchanged."""
+    """The inverse of `to_eight_bits` up to rounding; other weights pass unchanged.
+
+    Raises:
+        ValueError: A matrix in 8 bits has no scales, or scales have no matrix; names it.
+    """
     plain = {name: value for name, value in weights.items() if not name.endswith(SCALE)}
+    scaled = {name for name, value in plain.items() if value.dtype == torch.int8}
+    alone = scaled ^ {name.removesuffix(SCALE) for name in weights.keys() - plain.keys()}
+    if alone:
+        raise ValueError(f"{min(alone)!r} needs both a matrix of 8 bits and {min(alone) + SCALE!r}")
     for name in weights.keys() - plain.keys():
         matrix = name.removesuffix(SCALE)
         scales = weights[name].reshape(-1, *[1] * (plain[matrix].ndim - 1))

@@ -141,7 +141,9 @@ class GridGenerator:
             shape: Shape of one scene's latents, `v n z y x`.
         """
         keys = batch.keys or [str(index) for index in range(len(batch.images))]
-        noise = [self._noise(f"{source}/{key}", shape) for source, key in zip(batch.source, keys)]
+        noise = [
+            self._noise(f"{source}/{key}", shape) for source, key in zip(batch.source, keys, strict=True)
+        ]
         return torch.stack(noise).to(batch.images.device)
 
     def _noise(self, scene: str, shape: torch.Size) -> Float[Tensor, "v n z y x"]:

@@ -170,6 +170,19 @@ def test_other_trainable_parameters_are_an_error(tmp_path):
         trainer(tmp_path, 2, ExponentialMovingAverage()).fit(other, loader(), ckpt_path=tmp_path / "x.ckpt")
 
 
+def test_a_checkpoint_without_averages_is_not_judged_by_earlier_ones(tmp_path):
+    ema, module = ExponentialMovingAverage(), Line()
+    fit = trainer(tmp_path, 3, ema)
+    fit.fit(module, loader())
+    plain = trainer(tmp_path, 3)
+    plain.fit(Line(), loader())
+    plain.save_checkpoint(tmp_path / "plain.ckpt")
+    fit.validate(module, loader(1), ckpt_path=tmp_path / "plain.ckpt", weights_only=True, verbose=False)
+    assert ema.averages == {} and ema.updates == 0
+    trained = torch.load(tmp_path / "plain.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(module.network.weight, trained["network.weight"])
+
+
 def test_decay_out_of_range():
     with pytest.raises(ValueError, match="got 1.5"):
         ExponentialMovingAverage(1.5)

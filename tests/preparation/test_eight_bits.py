@@ -1,5 +1,6 @@
 """Weights of half the size: what they lose, and that they load as any others."""
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -44,3 +45,11 @@ def test_rows_of_zeros_and_whole_numbers_are_exact():
     again = from_eight_bits(to_eight_bits({"x": value, "count": torch.arange(9000).reshape(90, 100)}))
     assert torch.equal(again["x"][0], value[0]) and again["count"].dtype == torch.int64
     torch.testing.assert_close(again["x"][1], value[1].div(1).round().float(), atol=0.5, rtol=0)
+
+
+@pytest.mark.parametrize("lost", ["x", "x.row_scale"])
+def test_a_half_of_a_matrix_is_refused(lost):
+    rounded = to_eight_bits({"x": torch.randn(64, 64)})
+    del rounded[lost]
+    with pytest.raises(ValueError, match=r"'x' needs both a matrix of 8 bits and 'x\.row_scale'"):
+        from_eight_bits(rounded)

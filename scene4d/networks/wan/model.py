@@ -58,7 +58,8 @@ class WanGridTransformer(nn.Module):
         reference_bias: Whether the patch embedding of references is added with its bias, as the paper's words have
             it.
         gradient_checkpointing: Whether the backward pass computes the blocks again, which saves memory.
-        dtype: Type of the weights, float32 or bfloat16. Weights that train become float32.
+        dtype: Type of the weights that are read from `pretrained`, float32 or bfloat16. Weights that train become
+            float32, and a network without `pretrained` is float32.
 
     Raises:
         ValueError: `dtype` is another type, or weights are missing or of another architecture.

@@ -1,5 +1,7 @@
 """The loss of held-out scenes is the same number whenever and however they are batched."""
 
+import math
+
 import torch
 
 from scene4d.diffusion.rectified_flow import RectifiedFlow
@@ -38,3 +40,12 @@ def test_losses_do_not_depend_on_batches_and_count_scenes_once():
     assert count == again == 3
     torch.testing.assert_close(torch.tensor(together), torch.tensor(alone), rtol=1e-6, atol=0)
     assert losses([batch(["a", "b"])], flow)[0] != together
+
+
+def test_a_diverged_network_has_no_finite_loss():
+    generator = GridGenerator(lambda x, *_: x * torch.nan, torch.nn.Identity(), RectifiedFlow("data"))
+    evaluation = FixedLosses()
+    evaluation.start(torch.device("cpu"))
+    evaluation.add(generator, batch(["a"]))
+    (row,) = evaluation.compute()
+    assert math.isnan(row.value) and row.count == 1

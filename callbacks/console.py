@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 import lightning as L
@@ -15,6 +16,16 @@ log = logging.getLogger(__name__)
 
 OURS = ("callbacks", "datamodules", "lightning_modules", "scene4d")
 THEIRS = ("lightning.pytorch", "lightning.fabric")
+# warnings about what is meant so here, or what only the libraries can change
+MEANT = (
+    "No seed found",
+    ".*LeafSpec",
+    "Your `IterableDataset` has `__len__` defined",
+    "Found .* in eval mode",
+    "You have overridden `on_after_batch_transfer`",
+    "The '.*_dataloader' does not have many workers",
+    "Checkpoint directory .* exists and is not empty",
+)
 
 
 def calm_console() -> None:
@@ -22,6 +33,8 @@ def calm_console() -> None:
 
     Lightning advertises products, says on every start which accelerators it does not use, and repeats options.
     """
+    for message in MEANT:
+        warnings.filterwarnings("ignore", message)
     for name in THEIRS:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in OURS:
@@ -78,6 +91,13 @@ class StepBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """All batches of the run, those before a resume included: the bar counts from its first step."""
+        if self.trainer.max_steps < 0:
+            return super().total_train_batches
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
 
 def with_console(

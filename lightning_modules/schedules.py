@@ -26,7 +26,8 @@ class WarmupCosine(LambdaLR):
     ) -> None:
         if total_steps <= warmup_steps:
             raise ValueError(
-                f"the run has {total_steps} steps (trainer.max_steps), which must exceed warmup_steps = {warmup_steps}"
+                f"the run has {total_steps} steps (trainer.max_steps), which must exceed lr_scheduler's warmup_steps = "
+                f"{warmup_steps} (model.init_args.lr_scheduler.init_args.warmup_steps)"
             )
 
         def factor(step: int) -> float:

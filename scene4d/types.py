@@ -31,6 +31,14 @@ class _Movable:
         """Returns a copy on another device or with another type of real numbers; expanded tensors stay so."""
         return self.apply(lambda x: _moved(x, device, dtype, non_blocking))
 
+    def __repr__(self) -> str:
+        """The fields, with shapes in the place of tensors."""
+        shown = {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+        texts = {
+            k: " ".join(map(str, v.shape)) if isinstance(v, Tensor) else repr(v) for k, v in shown.items()
+        }
+        return f"{type(self).__name__}({', '.join(f'{k}: {text}' for k, text in texts.items())})"
+
     def apply(self: Movable, function: Callable[[Tensor], Tensor]) -> Movable:
         """Returns a copy whose tensors (nested ones too) went through `function`."""
         changed: dict[str, object] = {}
@@ -54,7 +62,7 @@ def _moved(
     return stored.to(device, dtype, non_blocking).expand(x.shape)
 
 
-@dataclass
+@dataclass(repr=False)
 class Cameras(_Movable):
     """Pinhole cameras, any leading shape (usually `b v`).
 
@@ -77,7 +85,7 @@ class Cameras(_Movable):
         return Cameras(self.c2w[index], self.intrinsics[index])
 
 
-@dataclass
+@dataclass(repr=False)
 class SceneBatch(_Movable):
     """A batch of view x time grids; row v is a fixed-view video, column t a freeze-time video.
 
@@ -131,7 +139,7 @@ class SceneBatch(_Movable):
         return replace(self.apply(lambda x: x[only]), source=self.source[only], keys=self.keys[only])
 
 
-@dataclass
+@dataclass(repr=False)
 class Gaussians(_Movable):
     """3D Gaussians with view-independent colour, any leading shape (`b t` for a dynamic scene).
 
@@ -154,7 +162,7 @@ class Gaussians(_Movable):
         return Gaussians(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
-@dataclass
+@dataclass(repr=False)
 class Prediction(_Movable):
     """The prediction of a reconstruction network for a grid, in the world of its first camera and in its own units.
 
@@ -177,7 +185,7 @@ class Prediction(_Movable):
     match_features: Float[Tensor, "b t v p f"] | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Reconstruction(_Movable):
     """A 4D scene, in the world of its first camera.
 

@@ -1,6 +1,7 @@
 """The console says what matters: no advertisement, no option repeated, one line per network."""
 
 import logging
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -106,3 +107,9 @@ def test_the_bar_counts_steps():
     """A private name of Lightning's is overridden; this fails when it is gone."""
     assert "_get_train_description" in vars(RichProgressBar)
     assert StepBar()._get_train_description(0) == "Training"
+
+
+def test_the_bar_of_a_resumed_run_counts_from_its_first_step():
+    bar = StepBar()
+    bar._trainer = SimpleNamespace(max_steps=16, accumulate_grad_batches=2, global_step=12, max_epochs=-1)
+    assert bar.total_train_batches == 32

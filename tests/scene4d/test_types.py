@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from scene4d.types import SceneBatch
+from scene4d.types import Cameras, SceneBatch
 
 
 def test_expanded_images_stay_one_number_when_they_move():
@@ -35,3 +35,8 @@ def test_the_number_of_inputs_is_the_same_for_every_scene_of_a_batch():
         batch.reference[0, given:] = False
         with pytest.raises(ValueError, match=rf"\[{given}, 2\]"):
             assert batch.inputs
+
+
+def test_a_batch_shows_shapes_instead_of_numbers():
+    cameras = Cameras(torch.eye(4).expand(2, 3, 4, 4), torch.eye(3).expand(2, 3, 3, 3))
+    assert repr(cameras) == "Cameras(c2w: 2 3 4 4, intrinsics: 2 3 3 3)"

@@ -134,8 +134,7 @@ class VideoDiffusion(Training):
         """
         # Lightning gives the trainer this attribute without declaring it
         if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-            losses = self.source_losses.items()
-            means = {f"train/loss_{name}": torch.stack(found).mean().item() for name, found in losses}
+            means = {f"train/loss_{k}": torch.stack(x).mean().item() for k, x in self.source_losses.items()}
             for logger in self.loggers:
                 logger.log_metrics(means, self.global_step)
             self.source_losses.clear()

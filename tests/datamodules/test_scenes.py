@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -303,3 +304,11 @@ def test_a_typo_in_a_config_is_refused(tmp_path):
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     with pytest.raises(Exception, match="batch_sizes"):
         parser.parse_args([f"--data={config}"])
+
+
+def test_two_held_out_samples_with_one_key_are_refused(folder):
+    """Scores are kept by source and key: one of the two would be lost."""
+    shard = str(sorted(folder.glob("*.tar"))[0])
+    batches = HeldOutBatches("objects", [shard, shard], lambda members, rng: None, 1000, 0)
+    (told,) = list(batches)
+    assert re.fullmatch(r"source 'objects' holds two samples with the key '.+'; keys must be unique", told)

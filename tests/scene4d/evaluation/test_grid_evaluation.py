@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scene4d.diffusion.rectified_flow import RectifiedFlow
+from scene4d.distributed.agreement import any_rank
 from scene4d.evaluation.grids import GridEvaluation
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
 from scene4d.pipelines import GridGenerator
@@ -65,6 +66,7 @@ def main(rank: int, ranks: int, port: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks)
+    assert any_rank(rank == 1, torch.device("cpu")) and not any_rank(False, torch.device("cpu"))
     for batch_size in (1, 4):
         sys.stdout.write("\n".join(rows_of_a_rank(rank, ranks, batch_size)) + "\n---\n")
     torch.distributed.destroy_process_group()

@@ -1,5 +1,7 @@
 """diffusers' Wan transformer on a view x time grid."""
 
+from scene4d.networks.wan.architectures import Fused, Parallel, Sequential
 from scene4d.networks.wan.model import WanGridTransformer
+from scene4d.networks.wan.positions import Diagonal, ViewAfterView
 
-__all__ = ["WanGridTransformer"]
+__all__ = ["Diagonal", "Fused", "Parallel", "Sequential", "ViewAfterView", "WanGridTransformer"]

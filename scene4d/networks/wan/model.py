@@ -1,13 +1,13 @@
-"""diffusers' `WanTransformer3DModel` on a view x time grid, without a new parameter (paper, sec. 3.1).
+"""diffusers' `WanTransformer3DModel` on a view x time grid (paper, sec. 3.1).
 
-The base model is wrapped, not rewritten: a self-attention of our own, positions that collapse view and time to one
-axis, and reference latents through the patch embedding. Its own forward pass knows videos alone and has no argument
-for views or references, so `WanGridTransformer.forward` calls its layers in the same order, and no module keeps
-anything of a call.
+The base model is wrapped, not rewritten: an architecture replaces its attention and positions, and reference latents
+go through the patch embedding. Its own forward pass knows videos alone and has no argument for views or references,
+so `WanGridTransformer.forward` calls its layers in the same order, and no module keeps anything of a call.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -15,17 +15,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scene4d.networks.pretrained import from_pretrained, load_weights
 from scene4d.networks.trainable import HALF_TYPES
-from scene4d.networks.wan.attention import FusedViewTimeProcessor
+from scene4d.networks.wan.architectures import Architecture, Fused
 from scene4d.networks.wan.initialization import initialize
 from scene4d.networks.wan.patches import ReferencePatchEmbedding, grid_of
-from scene4d.networks.wan.positions import GridPositions, GridRotaryEmbedding
+from scene4d.networks.wan.positions import GridPositions, RowColumnPositions
 
 WAN_TEXT_LENGTH = 512
 
@@ -49,9 +48,8 @@ class WanGridTransformer(nn.Module):
         freq_dim: Channels of the sinusoidal noise-level embedding.
         ffn_dim: Hidden channels of the feed-forward layers.
         num_layers: Transformer blocks.
-        max_latent_frames: Stride t_max of views in position space. It is the base's own maximum (Wan: 21 latent
-            frames = 81 frames), so that positions stay put when the duration grows between stages.
-        attention: "auto", or another backend of `fused_view_time_attention`.
+        architecture: How tokens of different views and times attend to each other: `Fused`, `Sequential` or
+            `Parallel`. None means `Fused()`.
         text_length: Captions are padded with zeros to so many tokens, which are attended to: Wan was trained so,
             with 512, and a sample must not depend on the captions beside it in its batch. None means 512 with
             `pretrained`, otherwise 1 (a sentence embedding).
@@ -81,8 +79,7 @@ class WanGridTransformer(nn.Module):
         freq_dim: int = 256,
         ffn_dim: int = 1024,
         num_layers: int = 8,
-        max_latent_frames: int = 21,
-        attention: str = "auto",
+        architecture: Architecture | None = None,
         text_length: int | None = None,
         reference_bias: bool = True,
         gradient_checkpointing: bool = False,
@@ -102,25 +99,13 @@ class WanGridTransformer(nn.Module):
             initialize(self.base)
         self.has_weights = pretrained is not None or weights is not None
         self.text_length = text_length or (1 if pretrained is None else WAN_TEXT_LENGTH)
-        self.max_latent_frames, self.gradient_checkpointing = max_latent_frames, gradient_checkpointing
-        self._replace_layers(attention, reference_bias)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.architecture: Architecture = architecture or Fused()
+        self.architecture.install(self.base)
+        self.patch_size: tuple[int, int, int] = tuple(self.base.config.patch_size)
+        self.base.patch_embedding = ReferencePatchEmbedding(self.base.patch_embedding, reference_bias)
         if weights is not None:
             load_weights(self, weights)
-
-    def _replace_layers(self, attention: str, reference_bias: bool) -> None:
-        """Gives the base our self-attention, positions and patch embedding; names of weights stay the base's."""
-        config = self.base.config
-        self.patch_size: tuple[int, int, int] = tuple(config.patch_size)
-        self.base.rope = GridRotaryEmbedding(
-            config.attention_head_dim, self.patch_size, self.max_latent_frames
-        )
-        self.base.patch_embedding = ReferencePatchEmbedding(self.base.patch_embedding, reference_bias)
-        self.base.set_attn_processor(
-            {
-                name: FusedViewTimeProcessor(attention) if ".attn1." in name else WanAttnProcessor()
-                for name in self.base.attn_processors
-            }
-        )
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -129,8 +114,14 @@ class WanGridTransformer(nn.Module):
 
     @property
     def optional_weights(self) -> Sequence[str]:
-        """Prefixes of weights that files may leave out: all of them if the network has weights already."""
-        return ("",) if self.has_weights else ()
+        """Prefixes of weights that files may leave out: what the base lacks, or all if it has weights already."""
+        return ("",) if self.has_weights else self.new_weights
+
+    @property
+    def new_weights(self) -> Sequence[str]:
+        """Names of the parameters that the base does not have."""
+        names = (name for name, _ in self.named_parameters())
+        return [name for name in names if any(re.search(new, name) for new in self.architecture.new)]
 
     def forward(
         self,
@@ -150,8 +141,8 @@ class WanGridTransformer(nn.Module):
             reference_mask: True where the latent is given.
 
         Raises:
-            ValueError: A size is not divisible by the patch, there are more latent frames than `max_latent_frames`,
-                or more tokens of text than `text_length`.
+            ValueError: A size is not divisible by the patch, the grid is too large for the positions of the
+                architecture, or there are more tokens of text than `text_length`.
         """
         self._check(latents)
         text = latents.new_zeros(len(latents), 0, self.base.config.text_dim) if text is None else text
@@ -168,7 +159,7 @@ class WanGridTransformer(nn.Module):
         tokens: Float[Tensor, "b l d"],
         text: Float[Tensor, "b k d"],
         modulation: Float[Tensor, "b 6 d"],
-        positions: GridPositions,
+        positions: GridPositions | RowColumnPositions,
     ) -> Float[Tensor, "b l d"]:
         for block in self.base.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -196,7 +187,7 @@ class WanGridTransformer(nn.Module):
         return F.pad(text, (0, 0, 0, self.text_length - text.shape[1]))
 
     def _check(self, latents: Float[Tensor, "b v n z y x"]) -> None:
-        _, views, frames, _, height, width = latents.shape
+        frames, height, width = latents.shape[2], *latents.shape[4:]
         pt, ph, pw = self.patch_size
         if height % ph or width % pw:
             raise ValueError(
@@ -204,7 +195,3 @@ class WanGridTransformer(nn.Module):
             )
         if frames % pt:
             raise ValueError(f"{frames} latent frames are not divisible by the patch's {pt}")
-        if views > 1 and frames > self.max_latent_frames:
-            raise ValueError(
-                f"{frames} latent frames exceed max_latent_frames = {self.max_latent_frames}: positions would collide"
-            )

@@ -1,12 +1,13 @@
-"""Where the tokens of a view x time grid stand, as rotations of queries and keys."""
+"""Positions of the tokens of a grid, which diffusers' rotary embedding knows for one video only."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Grid = tuple[int, int, int]
@@ -29,8 +30,63 @@ class GridPositions:
     grid: Grid
 
 
+@dataclass(frozen=True)
+class RowColumnPositions:
+    """Positions for attention along the rows and the columns of a grid, each of which is one video to the base.
+
+    Attributes:
+        rows: Positions of a fixed-view video, grid (1, T, S).
+        columns: Positions of a freeze-time video, grid (1, V, S).
+        grid: (V, T, S) of the whole grid.
+    """
+
+    rows: GridPositions
+    columns: GridPositions
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class ViewAfterView:
+    """The views follow each other as in one long video: view * max_latent_frames + time (paper, sec. 3.1).
+
+    Args:
+        max_latent_frames: The distance t_max between two neighbouring views. It is the base's own maximum (Wan: 21
+            latent frames = 81 frames), so that positions stay put when the duration grows between stages.
+    """
+
+    max_latent_frames: int = 21
+
+    def __call__(self, views: int, times: int) -> Int[Tensor, "v t"]:
+        """Returns the position in time of every latent frame of a grid.
+
+        Raises:
+            ValueError: There are more latent frames per view than `max_latent_frames`.
+        """
+        if views > 1 and times > self.max_latent_frames:
+            raise ValueError(
+                f"{times} latent frames exceed max_latent_frames = {self.max_latent_frames}: positions would collide"
+            )
+        return self.max_latent_frames * torch.arange(views)[:, None] + torch.arange(times)
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """Neighbours in view and neighbours in time are one position apart: view + time (paper, appendix B).
+
+    Frames on a diagonal of the grid have the same position. The paper found the results less stable with one
+    reference video.
+    """
+
+    def __call__(self, views: int, times: int) -> Int[Tensor, "v t"]:
+        """Returns the position in time of every latent frame of a grid."""
+        return torch.arange(views)[:, None] + torch.arange(times)
+
+
+Positions = Callable[[int, int], Int[Tensor, "v t"]]
+
+
 class GridRotaryEmbedding(nn.Module):
-    """Wan's rotary embedding at t' = v * t_max + t (paper, sec. 3.1 "Positional embedding").
+    """Wan's rotary embedding of the tokens of a grid.
 
     The numbers are those of diffusers' table. They are computed when they are needed, in float64, so that positions
     have no limit, and handed out in float32.
@@ -38,7 +94,7 @@ class GridRotaryEmbedding(nn.Module):
     Args:
         head_dim: Channels of an attention head.
         patch_size: Patch of the base model, (time, height, width).
-        max_latent_frames: t_max, the distance between the positions of two neighbouring views.
+        positions: Gives every latent frame of a grid its position in time.
         theta: Base of the frequencies.
     """
 
@@ -46,39 +102,52 @@ class GridRotaryEmbedding(nn.Module):
         self,
         head_dim: int,
         patch_size: tuple[int, int, int],
-        max_latent_frames: int = 21,
+        positions: Positions = ViewAfterView(),  # noqa: B008 - frozen
         theta: float = 10000.0,
     ) -> None:
         super().__init__()
         space = 2 * (head_dim // 6)
         self.dims = (head_dim - 2 * space, space, space)
-        self.patch_size, self.max_latent_frames, self.theta = tuple(patch_size), max_latent_frames, theta
+        self.patch_size, self.positions, self.theta = tuple(patch_size), positions, theta
 
     def forward(self, latents: Float[Tensor, "b v n z y x"]) -> GridPositions:
-        """Returns the positions of all tokens of a grid; only its shape and device are looked at."""
-        _, views, frames, _, height, width = latents.shape
-        times, rows, columns = (
-            size // patch for size, patch in zip((frames, height, width), self.patch_size)
-        )
-        places = torch.arange(views * times, device=latents.device)
-        if views > 1:
-            places = places // times * self.max_latent_frames + places % times
-        axes = (
-            places,
-            torch.arange(rows, device=latents.device),
-            torch.arange(columns, device=latents.device),
-        )
-        sizes, parts = (views * times, rows, columns), []
-        for axis, (dim, positions) in enumerate(zip(self.dims, axes)):
+        """Returns the positions of all tokens of a grid; only its shape and device are looked at.
+
+        Raises:
+            ValueError: The grid is too large for `positions`.
+        """
+        return self.table(latents, self.positions(*self.frames(latents)))
+
+    def frames(self, latents: Float[Tensor, "b v n z y x"]) -> tuple[int, int]:
+        """Returns the numbers of views and of tokens along time."""
+        return latents.shape[1], latents.shape[2] // self.patch_size[0]
+
+    def table(self, latents: Float[Tensor, "b v n z y x"], places: Int[Tensor, "v t"]) -> GridPositions:
+        """Returns the positions of a grid of `places` in time, with the height and width of `latents`."""
+        rows, columns = (size // patch for size, patch in zip(latents.shape[4:], self.patch_size[1:]))
+        sizes, parts = (places.numel(), rows, columns), []
+        for axis, place in enumerate((places.flatten(), torch.arange(rows), torch.arange(columns))):
             shape = [1, 1, 1, -1]
             shape[axis] = sizes[axis]
-            parts.append(self._angles(dim, positions).view(shape).expand(*sizes, -1))
+            angles = self._angles(self.dims[axis], place.to(latents.device))
+            parts.append(angles.view(shape).expand(*sizes, -1))
         full = rearrange(torch.cat(parts, -1), "n y x d -> 1 (n y x) 1 d")
+        views, times = places.shape
         return GridPositions(full.cos().float(), full.sin().float(), (views, times, rows * columns))
 
-    def _angles(self, dim: int, positions: Tensor) -> Tensor:
-        exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
-        return torch.outer(positions.double(), 1.0 / self.theta**exponents).repeat_interleave(2, dim=1)
+    def _angles(self, dim: int, places: Int[Tensor, " n"]) -> Float[Tensor, "n {dim}"]:
+        exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=places.device) / dim
+        return torch.outer(places.double(), 1.0 / self.theta**exponents).repeat_interleave(2, dim=1)
+
+
+class RowColumnRotaryEmbedding(GridRotaryEmbedding):
+    """Wan's rotary embedding of the rows and of the columns of a grid, each counted from 0 as the base counts."""
+
+    def forward(self, latents: Float[Tensor, "b v n z y x"]) -> RowColumnPositions:  # type: ignore[override]
+        """Returns the positions of one row and of one column; only shape and device of the grid are looked at."""
+        views, times = self.frames(latents)
+        row, column = (self.table(latents, torch.arange(n)[None]) for n in (times, views))
+        return RowColumnPositions(row, column, (views, times, row.grid[2]))
 
 
 def rotate(x: Float[Tensor, "b l h d"], positions: GridPositions) -> Float[Tensor, "b l h d"]:

@@ -6,6 +6,7 @@ from diffusers import WanTransformer3DModel
 
 from scene4d.kernels.attention import fused_view_time_attention
 from scene4d.networks import WanGridTransformer
+from scene4d.networks.wan import Fused, ViewAfterView
 from scene4d.networks.wan.positions import GridRotaryEmbedding
 
 SIZES = dict(
@@ -47,14 +48,14 @@ def test_one_view_is_the_base_bitwise():
 
 
 def test_one_timestep_is_the_base_on_v_frames_bitwise():
-    wrapper, plain = make_pair(max_latent_frames=1)
+    wrapper, plain = make_pair(architecture=Fused(ViewAfterView(1)))
     x, sigmas, text = inputs(2, 5, 1)
     expected = plain(flat(x), sigmas * 1000, text, return_dict=False)[0]
     assert torch.equal(flat(wrapper(x, sigmas, text)), expected)
 
 
 def test_full_attention_and_dense_positions_are_the_base_on_all_frames(monkeypatch):
-    wrapper, plain = make_pair(max_latent_frames=3)
+    wrapper, plain = make_pair(architecture=Fused(ViewAfterView(3)))
     monkeypatch.setattr(
         "scene4d.networks.wan.attention.fused_view_time_attention",
         lambda q, k, v, grid, backend: fused_view_time_attention(
@@ -76,7 +77,7 @@ def test_rotary_embedding_equals_the_table_bitwise():
 
 
 def test_views_are_placed_at_multiples_of_the_maximal_length():
-    rope = GridRotaryEmbedding(24, (1, 1, 1), max_latent_frames=21)
+    rope = GridRotaryEmbedding(24, (1, 1, 1), ViewAfterView(21))
     two, one = rope(torch.zeros(1, 2, 3, 4, 1, 1)), rope(torch.zeros(1, 1, 24, 4, 1, 1))
     assert torch.equal(two.cosine[0, :, 0], one.cosine[0, [0, 1, 2, 21, 22, 23], 0])
     assert two.grid == (2, 3, 1)

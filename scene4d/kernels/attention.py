@@ -51,7 +51,7 @@ def fused_view_time_attention(
         ValueError: Shapes or dtypes of q, k, v differ, l is not V T S, or the backend is unknown.
     """
     device = q.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     _check(q, k, v, grid, backend)
     views, times, tokens = grid

@@ -176,8 +176,8 @@ class WanGridTransformer(nn.Module):
         return self.base.proj_out(normalised.type_as(tokens))
 
     def _autocast(self, device: torch.device) -> torch.autocast | nullcontext[None]:
-        if torch.is_autocast_enabled(device.type):
-            return nullcontext()
+        if not torch.amp.is_autocast_available(device.type) or torch.is_autocast_enabled(device.type):
+            return nullcontext()  # the meta device has none
         half = next((p.dtype for p in self.base.parameters() if p.dtype in HALF_TYPES), None)
         return nullcontext() if half is None else torch.autocast(device.type, half)
 

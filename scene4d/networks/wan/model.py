@@ -23,6 +23,7 @@ from scene4d.networks.pretrained import from_pretrained, load_weights
 from scene4d.networks.trainable import HALF_TYPES
 from scene4d.networks.wan.architectures import Architecture, Fused
 from scene4d.networks.wan.initialization import initialize
+from scene4d.networks.wan.invariants import base_output, check_invariants, tiny_input
 from scene4d.networks.wan.patches import ReferencePatchEmbedding, grid_of
 from scene4d.networks.wan.positions import GridPositions, RowColumnPositions
 
@@ -60,7 +61,8 @@ class WanGridTransformer(nn.Module):
             float32, and a network without `pretrained` is float32.
 
     Raises:
-        ValueError: `dtype` is another type, or weights are missing or of another architecture.
+        ValueError: `dtype` is another type, weights are missing or of another architecture, or the base in
+            `pretrained` fails a check (see `check_invariants`).
     """
 
     base: Any  # a WanTransformer3DModel, whose members diffusers declares to no type checker
@@ -101,11 +103,21 @@ class WanGridTransformer(nn.Module):
         self.text_length = text_length or (1 if pretrained is None else WAN_TEXT_LENGTH)
         self.gradient_checkpointing = gradient_checkpointing
         self.architecture: Architecture = architecture or Fused()
-        self.architecture.install(self.base)
         self.patch_size: tuple[int, int, int] = tuple(self.base.config.patch_size)
-        self.base.patch_embedding = ReferencePatchEmbedding(self.base.patch_embedding, reference_bias)
+        if pretrained is None:
+            self._replace_layers(reference_bias)
+        else:
+            given = tiny_input(self.base, self.text_length)
+            expected = base_output(self.base, given)
+            self._replace_layers(reference_bias)
+            check_invariants(self, given, expected, self.base.dtype)
         if weights is not None:
             load_weights(self, weights)
+
+    def _replace_layers(self, reference_bias: bool) -> None:
+        """Makes the base one of grids; its weights keep their names."""
+        self.architecture.install(self.base)
+        self.base.patch_embedding = ReferencePatchEmbedding(self.base.patch_embedding, reference_bias)
 
     @property
     def blocks(self) -> list[nn.Module]:

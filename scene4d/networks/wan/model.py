@@ -24,6 +24,7 @@ from scene4d.networks.trainable import HALF_TYPES
 from scene4d.networks.wan.architectures import Architecture, Fused
 from scene4d.networks.wan.initialization import initialize
 from scene4d.networks.wan.invariants import base_output, check_invariants, tiny_input
+from scene4d.networks.wan.lora import LoRA
 from scene4d.networks.wan.patches import ReferencePatchEmbedding, grid_of
 from scene4d.networks.wan.positions import GridPositions, RowColumnPositions
 
@@ -51,6 +52,7 @@ class WanGridTransformer(nn.Module):
         num_layers: Transformer blocks.
         architecture: How tokens of different views and times attend to each other: `Fused`, `Sequential` or
             `Parallel`. None means `Fused()`.
+        adapter: Low-rank adapters on the base in `pretrained`, which train instead of its own weights.
         text_length: Captions are padded with zeros to so many tokens, which are attended to: Wan was trained so,
             with 512, and a sample must not depend on the captions beside it in its batch. None means 512 with
             `pretrained`, otherwise 1 (a sentence embedding).
@@ -82,6 +84,7 @@ class WanGridTransformer(nn.Module):
         ffn_dim: int = 1024,
         num_layers: int = 8,
         architecture: Architecture | None = None,
+        adapter: LoRA | None = None,
         text_length: int | None = None,
         reference_bias: bool = True,
         gradient_checkpointing: bool = False,
@@ -104,12 +107,17 @@ class WanGridTransformer(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.architecture: Architecture = architecture or Fused()
         self.patch_size: tuple[int, int, int] = tuple(self.base.config.patch_size)
+        self.adapter = adapter
         if pretrained is None:
+            if adapter is not None:
+                raise ValueError("adapter: LoRA adapts a base that is trained, give its folder or hub id as pretrained")
             self._replace_layers(reference_bias)
         else:
             given = tiny_input(self.base, self.text_length)
             expected = base_output(self.base, given)
             self._replace_layers(reference_bias)
+            if adapter is not None:
+                adapter.install(self.base)
             check_invariants(self, given, expected, self.base.dtype)
         if weights is not None:
             load_weights(self, weights)
@@ -123,6 +131,13 @@ class WanGridTransformer(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks, from the input to the output."""
         return list(self.base.blocks)
+
+    @property
+    def default_trainable(self) -> Sequence[str]:
+        """Regular expressions of the names of parameters that train by default."""
+        if self.adapter is None:
+            return self.architecture.trainable
+        return [*self.adapter.trainable, *self.architecture.new]
 
     @property
     def optional_weights(self) -> Sequence[str]:

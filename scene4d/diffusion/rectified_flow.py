@@ -1,4 +1,4 @@
-"""Rectified flow on a grid with given reference latents: schedule, objective, Euler sampler.
+"""Rectified flow on a grid with given reference latents: schedule, objective, samplers.
 
 x_sigma = (1 - sigma) x + sigma eps, velocity = eps - x (Liu et al. 2022, Eq. 1).
 """
@@ -43,12 +43,15 @@ class RectifiedFlow:
             False is the paper's wording.
         logit_mean: Training noise levels are sigmoid(normal(logit_mean, logit_std)). A larger mean trains more on
             strong noise.
-        logit_std: A larger value spreads the training noise levels more widely, see `logit_mean`.
+        logit_std: A larger value spreads the training noise levels more widely, see `logit_mean`. None draws them
+            uniformly from [0, 1] instead, whatever `logit_mean` is.
         pure_noise: Fraction of training samples at sigma = 1, where sampling starts.
         shift: Shift of the noise levels in training; above 1 more samples have strong noise.
         sampling_shift: Shift of the sampler's noise levels; below 1 more steps go to small noise. None means `shift`.
         noise_scale: Multiplies the noise that the sampler keeps at every step. Below 1 samples are sharper; 1 is the
             exact flow.
+        sampling_order: 1 is Euler's method. 2 is a multistep method, which extrapolates the velocity from the last two
+            network evaluations and needs no more of them (Adams-Bashforth).
         sigma_floor: Lower bound of sigma in the loss where "data" predictions become velocities, which divides by
             sigma: a higher floor gives small noise levels less weight.
     """
@@ -56,20 +59,26 @@ class RectifiedFlow:
     prediction: str = "velocity"
     clean_references: bool = True
     logit_mean: float = 0.0
-    logit_std: float = 1.0
+    logit_std: float | None = 1.0
     pure_noise: float = 0.0
     shift: float = 1.0
     sampling_shift: float | None = None
     noise_scale: float = 1.0
+    sampling_order: int = 1
     sigma_floor: float = 0.3
 
     def __post_init__(self) -> None:
         if self.prediction not in ("velocity", "data"):
             raise ValueError(f"prediction is {self.prediction!r}, expected 'velocity' or 'data'")
+        if self.sampling_order not in (1, 2):
+            raise ValueError(f"sampling_order is {self.sampling_order}, expected 1 or 2")
 
     def draw_sigmas(self, count: int, generator: torch.Generator | None = None) -> Float[Tensor, " count"]:
         """Noise levels for training, on the CPU."""
-        sigmas = torch.sigmoid(torch.randn(count, generator=generator) * self.logit_std + self.logit_mean)
+        if self.logit_std is None:
+            sigmas = torch.rand(count, generator=generator)
+        else:
+            sigmas = torch.sigmoid(torch.randn(count, generator=generator) * self.logit_std + self.logit_mean)
         sigmas = torch.where(torch.rand(count, generator=generator) < self.pure_noise, 1.0, sigmas)
         return shift_sigmas(sigmas, self.shift)
 
@@ -125,7 +134,12 @@ class RectifiedFlow:
 
         Args:
             guidance: Weight of classifier-free guidance against the empty caption (zeros); 1 switches it off.
+
+        Raises:
+            ValueError: Guidance is wanted, but there is no caption to guide by.
         """
+        if guidance != 1.0 and text is None:
+            raise ValueError(f"guidance is {guidance}, which needs a prompt; give one, or set guidance to 1")
         sigmas = noisy.new_full((len(noisy),), sigma)
         output = self.call(network, noisy, sigmas, references, reference_mask, text)
         if guidance != 1.0 and text is not None:
@@ -144,7 +158,7 @@ class RectifiedFlow:
         steps: int = 8,
         guidance: float = 1.0,
     ) -> Iterator[Float[Tensor, "b v n z y x"]]:
-        """Mean predictions of the clean grid along the Euler path from noise, one per network evaluation.
+        """Mean predictions of the clean grid along the path from noise, one per network evaluation.
 
         The first is the mean given pure noise, the last is the sample: the last step goes all the way to it.
 
@@ -155,10 +169,15 @@ class RectifiedFlow:
         """
         shift = self.shift if self.sampling_shift is None else self.sampling_shift
         sigmas = sampling_sigmas(steps, shift).tolist()
-        x, given = noise, reference_mask[..., None, None, None]
+        x, given, last = noise, reference_mask[..., None, None, None], None
         scale = torch.where(given, 1.0, self.noise_scale)  # given latents follow their path of training
-        for sigma, following in zip(sigmas, sigmas[1:]):
+        for step, (sigma, following) in enumerate(zip(sigmas, sigmas[1:])):
             clean = self.denoise(network, x, sigma, references, reference_mask, text, guidance)
+            velocity = (x - clean) / sigma
+            if last is not None and self.sampling_order == 2:
+                ratio = (sigma - following) / (sigmas[step - 1] - sigma)
+                clean = x - sigma * (velocity + ratio / 2 * (velocity - last))
+            last = velocity
             clean = torch.where(given, references, clean)
             x = clean + scale * (x - clean) * (following / sigma)
             yield clean

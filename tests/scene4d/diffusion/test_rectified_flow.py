@@ -148,3 +148,56 @@ def test_guidance_extrapolates_from_the_empty_caption():
 def test_unknown_prediction_is_named():
     with pytest.raises(ValueError, match="'noise'"):
         RectifiedFlow(prediction="noise")
+
+
+def gaussian_flow(order, steps, std=0.5):
+    """The end of the path of one starting point for data N(0, std^2), whose exact end is std times the noise."""
+    noise = torch.linspace(-2, 2, 8, dtype=torch.float64).view(1, 1, 1, 8, 1, 1)
+
+    def velocity(noisy, sigmas, *rest):
+        sigma = sigmas.view(-1, 1, 1, 1, 1, 1)
+        clean = noisy * (1 - sigma) * std**2 / ((1 - sigma) ** 2 * std**2 + sigma**2)
+        return (noisy - clean) / sigma
+
+    class Double(RectifiedFlow):
+        def call(self, network, noisy, sigmas, *rest):
+            return network(noisy, sigmas)
+
+    flow, nothing = Double(sampling_order=order), torch.zeros(1, 1, 1, dtype=torch.bool)
+    *_, sample = flow.predictions(velocity, noise, noise, nothing, steps=steps)
+    return float((sample - std * noise).abs().max())
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_error_falls_with_the_order_of_the_sampler(order):
+    errors = [gaussian_flow(order, steps) for steps in (40, 80, 160)]
+    for coarse, fine in zip(errors, errors[1:]):
+        assert 0.8 * 2**order < coarse / fine < 1.25 * 2**order
+
+
+def test_the_second_order_needs_no_more_evaluations_and_is_more_exact():
+    calls = []
+
+    def network(noisy, *rest):
+        calls.append(1)
+        return 0 * noisy
+
+    x = grid()
+    list(RectifiedFlow(sampling_order=2).predictions(network, x, x, corner_mask(), steps=4))
+    assert len(calls) == 4
+    assert gaussian_flow(2, 8) < 0.5 * gaussian_flow(1, 8)
+
+
+def test_guidance_without_a_prompt_is_refused():
+    x = grid()
+    with pytest.raises(ValueError, match="guidance is 3.0, which needs a prompt"):
+        RectifiedFlow().denoise(lambda noisy, *rest: noisy, x, 1.0, x, corner_mask(), None, guidance=3.0)
+
+
+def test_training_noise_levels():
+    draw = RectifiedFlow(logit_std=None).draw_sigmas(20000, torch.Generator().manual_seed(0))
+    assert abs(float(draw.mean()) - 0.5) < 0.01 and abs(float(draw.std()) - 12**-0.5) < 0.01
+    shifted = RectifiedFlow(logit_std=None, shift=3.0).draw_sigmas(20000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shifted, shift_sigmas(draw, 3.0))
+    with pytest.raises(ValueError, match="sampling_order is 3"):
+        RectifiedFlow(sampling_order=3)

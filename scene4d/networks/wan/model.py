@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from scene4d.networks.pretrained import from_pretrained, load_weights
 from scene4d.networks.trainable import HALF_TYPES
@@ -58,7 +57,6 @@ class WanGridTransformer(nn.Module):
             `pretrained`, otherwise 1 (a sentence embedding).
         reference_bias: Whether the patch embedding of references is added with its bias, as the paper's words have
             it.
-        gradient_checkpointing: Whether the backward pass computes the blocks again, which saves memory.
         dtype: Type of the weights that are read from `pretrained`, float32 or bfloat16. Weights that train become
             float32, and a network without `pretrained` is float32.
 
@@ -87,7 +85,6 @@ class WanGridTransformer(nn.Module):
         adapter: LoRA | None = None,
         text_length: int | None = None,
         reference_bias: bool = True,
-        gradient_checkpointing: bool = False,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
@@ -104,7 +101,6 @@ class WanGridTransformer(nn.Module):
             initialize(self.base)
         self.has_weights = pretrained is not None or weights is not None
         self.text_length = text_length or (1 if pretrained is None else WAN_TEXT_LENGTH)
-        self.gradient_checkpointing = gradient_checkpointing
         self.architecture: Architecture = architecture or Fused()
         self.patch_size: tuple[int, int, int] = tuple(self.base.config.patch_size)
         self.adapter = adapter
@@ -189,10 +185,7 @@ class WanGridTransformer(nn.Module):
         positions: GridPositions | RowColumnPositions,
     ) -> Float[Tensor, "b l d"]:
         for block in self.base.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, text, modulation, positions, use_reentrant=False)
-            else:
-                tokens = block(tokens, text, modulation, positions)
+            tokens = block(tokens, text, modulation, positions)
         return tokens
 
     def _predict(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
+from scene4d.distributed.checkpointing import checkpoint_blocks
 from scene4d.networks import PatchAutoencoder, WanAutoencoder, WanGridTransformer
 from scene4d.networks.autoencoder import decode_grid, encode_grid
 from scene4d.networks.autoencoder.layers import positions
@@ -142,9 +143,9 @@ def test_weights_that_train_have_a_float32_master(half_network):
     assert module.weight.dtype == torch.float64  # more than float32 is no fault
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
 def test_a_mixed_network_trains_with_and_without_autocast(half_network, checkpointing):
-    half_network.gradient_checkpointing = checkpointing
+    checkpoint_blocks(half_network, checkpointing)
     latents, sigmas, text = torch.randn(1, 2, 3, 4, 4, 4), torch.rand(1), torch.randn(1, 3, 16)
     mask = torch.zeros(1, 2, 3, dtype=torch.bool)
     mask[:, 0] = True

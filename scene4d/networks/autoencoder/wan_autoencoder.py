@@ -19,9 +19,12 @@ class WanAutoencoder(nn.Module):
         pretrained: Local folder or hub id in diffusers' layout, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
         subfolder: Folder of the autoencoder inside it.
         dtype: Type of the weights and of the computation, float32 or bfloat16.
+        videos_at_once: How many videos, views of grids among them, are encoded or decoded together. More need more
+            memory, and are hardly faster.
 
     Raises:
-        ValueError: The checkpoint is missing, or compresses time by another factor than 4.
+        ValueError: The checkpoint is missing, or compresses time by another factor than 4, or `videos_at_once` is
+            not positive.
     """
 
     model: Any  # an AutoencoderKLWan, whose members diffusers declares to no type checker
@@ -30,8 +33,13 @@ class WanAutoencoder(nn.Module):
 
     has_weights = True
 
-    def __init__(self, pretrained: str, subfolder: str = "vae", dtype: str = "float32") -> None:
+    def __init__(
+        self, pretrained: str, subfolder: str = "vae", dtype: str = "float32", videos_at_once: int = 1
+    ) -> None:
         super().__init__()
+        if videos_at_once < 1:
+            raise ValueError(f"videos_at_once must be at least 1, got {videos_at_once}")
+        self.videos_at_once = videos_at_once
         from diffusers import AutoencoderKLWan  # half a second, for those alone who use it
 
         self.model = from_pretrained(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
@@ -48,11 +56,12 @@ class WanAutoencoder(nn.Module):
     def encode(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
         """Video in [-1, 1] -> the mode of the posterior, normalised with the checkpoint's own numbers."""
         with torch.autocast(video.device.type, enabled=False):
-            mode = self.model.encode(video.to(self.model.dtype)).latent_dist.mode()
-            return (mode.float() - self.mean) / self.std
+            parts = video.to(self.model.dtype).split(self.videos_at_once)
+            mode = torch.cat([self.model.encode(part).latent_dist.mode().float() for part in parts])
+            return (mode - self.mean) / self.std
 
     def decode(self, latents: Float[Tensor, "n z m y x"]) -> Float[Tensor, "n c t h w"]:
         """Normalised latents -> video in [-1, 1]."""
         with torch.autocast(latents.device.type, enabled=False):
-            raw = latents.float() * self.std + self.mean
-            return self.model.decode(raw.to(self.model.dtype)).sample.float()
+            raw = (latents.float() * self.std + self.mean).to(self.model.dtype)
+            return torch.cat([self.model.decode(part).sample.float() for part in raw.split(self.videos_at_once)])

@@ -132,3 +132,15 @@ def test_fingerprint_tells_autoencoders_apart(small, wan):
     wan.mean[0, 0] += 1  # is in no state dict
     assert autoencoder_fingerprint(wan) != before
     wan.mean[0, 0] -= 1
+
+
+def test_wan_encodes_and_decodes_video_by_video(wan, tmp_path):
+    video = torch.rand(3, 3, 5, 16, 16) * 2 - 1
+    with torch.no_grad():
+        latents, wan.videos_at_once = wan.encode(video), 3
+        together = wan.encode(video)
+        torch.testing.assert_close(latents, together, rtol=1e-4, atol=1e-5)
+        decoded, wan.videos_at_once = wan.decode(latents), 1
+        torch.testing.assert_close(wan.decode(latents), decoded, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="videos_at_once must be at least 1, got 0"):
+        WanAutoencoder(str(tmp_path), videos_at_once=0)

@@ -97,6 +97,11 @@ class VideoDiffusion(Training):
             raise ValueError(
                 f"autoencoder: {type(autoencoder).__name__} lacks members of scene4d.networks.contracts.Autoencoder"
             )
+        if autoencoder.channels != self.network.channels:
+            raise ValueError(
+                f"the network takes latents of {self.network.channels} channels, the autoencoder gives "
+                f"{autoencoder.channels}: use the autoencoder of the network's own checkpoint"
+            )
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]

@@ -71,6 +71,11 @@ class TrainedNetwork(Module, Protocol):
 class DiffusionNetwork(TrainedNetwork, Protocol):
     """The network of the 4D video diffusion model, for example `scene4d.networks.WanGridTransformer`."""
 
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        ...
+
     def forward(
         self,
         latents: Float[Tensor, "b v n z y x"],
@@ -121,6 +126,11 @@ class Autoencoder(Module, Protocol):
     @property
     def has_weights(self) -> bool:
         """Whether it starts from weights that were trained."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
         ...
 
     @property

@@ -53,6 +53,7 @@ class PatchAutoencoder(nn.Module):
         self.embed_first = nn.Linear(pixels, width)
         self.embed_group = nn.Linear(pixels * self.group, width)
         self.encoder = nn.ModuleList(CausalBlock(width) for _ in range(depth))
+        self.channels = channels
         self.to_latent = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
         self.from_latent = nn.Linear(channels, width)
         self.decoder = nn.ModuleList(CausalBlock(width) for _ in range(depth))

@@ -49,6 +49,7 @@ class WanAutoencoder(nn.Module):
                 f"{pretrained!r} compresses time by {config.scale_factor_temporal}, expected {TEMPORAL_STRIDE}"
             )
         self.stride: int = config.get("scale_factor_spatial", 8)
+        self.channels: int = config.z_dim
         for name in ("mean", "std"):
             value = torch.tensor(config[f"latents_{name}"], dtype=torch.float32).view(1, -1, 1, 1, 1)
             self.register_buffer(name, value, persistent=False)

@@ -129,6 +129,11 @@ class WanGridTransformer(nn.Module):
         return list(self.base.blocks)
 
     @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.base.config.in_channels
+
+    @property
     def default_trainable(self) -> Sequence[str]:
         """Regular expressions of the names of parameters that train by default."""
         if self.adapter is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from scene4d.gaussians.blur import with_blur
 from scene4d.geometry.bundle_adjustment import Correspondences
 from scene4d.geometry.cameras import scale_cameras
 from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps
@@ -63,12 +65,16 @@ class Reconstructor:
     def __call__(self, scene: SceneBatch | Images, cameras: Cameras | None = None) -> Reconstruction:
         """Reconstructs scenes from all of their views.
 
+        The Gaussians include the blur of the rasterizer, so that they look the same at every size in every viewer.
+        Those of `assemble` and `place`, which are trained and scored, do not.
+
         Args:
             scene: Images `b v t 3 h w` in [0, 1], or a batch that holds them.
             cameras: Known cameras `b v` of the views, in the network's unit of length; None means predicted ones.
         """
         images = scene.images if isinstance(scene, SceneBatch) else scene
         result = self.assemble(self.network(images), images, cameras)
+        result = replace(result, gaussians=with_blur(result.gaussians, result.cameras))
         if isinstance(scene, SceneBatch):
             result.frame_times, result.keys = scene.frame_times, list(scene.keys)
         return result
@@ -76,7 +82,13 @@ class Reconstructor:
     def assemble(
         self, prediction: Prediction, images: Images, cameras: Cameras | None = None
     ) -> Reconstruction:
-        """Turns the network's prediction for `images` into a scene; `cameras` are those of `__call__`."""
+        """Turns the network's prediction for `images` into a scene whose Gaussians are not blurred.
+
+        Args:
+            prediction: The network's.
+            images: Those of the prediction.
+            cameras: Those of `__call__`.
+        """
         located = self.locate(prediction, cameras)
         gaussians = self.place(prediction, images, located)
         return Reconstruction(located.cameras, gaussians, self.background_of(images), located.depths)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from scene4d.file_names import safe_name
 from scene4d.types import SceneBatch
 from scene4d.visualization import frame_references, grid_sheet, write_png
 
@@ -79,12 +80,16 @@ def _training_sheet(sample: SceneBatch, frames: int) -> Float[Tensor, "c h w"]:
 
 
 def show(trainer: L.Trainer, name: str, picture: Float[Tensor, "c h w"], enlarge: int = 1) -> None:
-    """Logs one picture to every TensorBoard logger and writes it as PNG under the log folder."""
+    """Logs one picture to every TensorBoard logger and writes it as PNG under the log folder.
+
+    Names of sources and keys of scenes come from data: what a file name cannot hold becomes `_`.
+    """
+    parts = [safe_name(part) for part in name.split("/")]
     picture = picture.detach().float().clamp(0, 1).cpu()
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, picture, trainer.global_step)
+            logger.experiment.add_image("/".join(parts), picture, trainer.global_step)
     folder = (
         Path(trainer.log_dir or trainer.default_root_dir) / "pictures" / f"step_{trainer.global_step:08d}"
     )
-    write_png(folder / f"{name.replace('/', '_')}.png", picture, enlarge)
+    write_png(folder / f"{safe_name('_'.join(parts))}.png", picture, enlarge)

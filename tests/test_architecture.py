@@ -14,6 +14,7 @@ FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
 ANYWHERE = {"atomic"}
 WITHIN_SCENE4D = {
     "atomic": set(),
+    "file_names": set(),
     "messages": set(),
     "types": set(),
     "latent_grid": set(),

@@ -54,8 +54,11 @@ class Scene4DCLI(LightningCLI):
         if trainer.logger in (None, True):
             root = trainer.default_root_dir or "runs/default"
             kwargs["logger"] = TensorBoardLogger(root, name="", version="")
-        if self.subcommand != "fit":  # beside the training's config.yaml, not over it
-            self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
+        if (
+            self.subcommand != "fit"
+        ):  # beside the training's config.yaml and those of other models, not over them
+            name = f"{self.subcommand}_{type(self.model).__name__}.yaml"
+            self.save_config_kwargs["config_filename"] = name
         trainer.callbacks = with_console(trainer.callbacks, trainer.enable_progress_bar)
         return super().instantiate_trainer(**kwargs)
 

@@ -30,8 +30,9 @@ WHITE = (1.0, 1.0, 1.0)
 class GaussianExport(L.Callback):
     """Writes every predicted reconstruction to `<output>/<key>/`.
 
-    A second scene with the same key gets `<output>/<key>_2/`, see `SceneFolders`. The folder of a scene holds one PLY file per timestep (`frames/frame_0001.ply` and so on), `cameras.json`,
-    `orbit.mp4` (a new camera path that loops while time runs) and `viewer.html` (opens by double-click).
+    The folder of a scene holds one PLY file per timestep (`frames/frame_0001.ply` and so on), `cameras.json`,
+    `orbit.mp4` (a new camera path that loops while time runs) and `viewer.html` (opens by double-click). A second
+    scene with the same key gets `<output>/<key>_2/`, see `SceneFolders`.
 
     Args:
         output: The folder, relative to the trainer's default_root_dir.

@@ -78,7 +78,8 @@ def _files(url: str) -> Iterator[dict[str, str | bytes]]:
     """Yields the files of an archive as webdataset groups them; the empty one ends the last sample."""
     with open_shard(url) as stream:
         for name, content in tar_files(stream):
-            yield {"fname": name, "data": content, "__url__": url}
+            # `tar -C FOLDER -cf SHARD .` puts ./ in front of every name
+            yield {"fname": name.removeprefix("./"), "data": content, "__url__": url}
     yield {}
 
 

@@ -132,10 +132,17 @@ class GridFiles(LightningDataModule):
     Args:
         paths: The `grid.safetensors` files.
         frame_stride: n takes every n-th timestep.
+
+    Raises:
+        ValueError: There is no path, or `frame_stride` is below 1.
     """
 
     def __init__(self, paths: list[str], frame_stride: int = 1) -> None:
         super().__init__()
+        if not paths:
+            raise ValueError("paths is empty: name at least one grid.safetensors")
+        if frame_stride < 1:
+            raise ValueError(f"frame_stride must be at least 1, got {frame_stride}")
         self.paths, self.frame_stride = paths, frame_stride
         self.batches: list[SceneBatch] = []
 

@@ -29,6 +29,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 FORMAT_VERSION = 1
+KEY_LENGTH = 200  # bytes of UTF-8; a member's name is the key and an ending, and file systems allow 255
 
 
 @dataclass
@@ -140,12 +141,14 @@ def add_latents(members: dict[str, bytes], latents: np.ndarray, autoencoder: str
 
 
 def read_meta(members: dict[str, bytes]) -> dict:
-    """Parses and checks `meta.json`.
+    """Parses and checks `meta.json`, and refuses keys that the format does not allow.
 
     Raises:
-        ValueError: Missing, unreadable, or of another format version; names the key.
+        ValueError: Missing, unreadable, of another format version, or with a key that `check_key` refuses; names
+            the key.
     """
     key = members.get("__key__", "?")
+    check_key(str(key))
     if "meta.json" not in members:
         raise ValueError(f"sample {key!r} has no meta.json; is this a shard of scene4d samples?")
     try:
@@ -309,9 +312,23 @@ def _encode_depth(stacked: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def check_key(key: str) -> None:
+    """Refuses keys that could lead out of a folder or could not be written down.
+
+    Raises:
+        ValueError: Empty, with dots, slashes or control characters, no UTF-8, or longer than 200 bytes; names the key.
+    """
+    shown = repr(key if len(key) <= KEY_LENGTH else f"{key[:40]}...")
+    if not key or any(c in "./\\" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in key):
+        raise ValueError(
+            f"sample key {shown} must be non-empty UTF-8 without dots, slashes and control characters"
+        )
+    if len(key.encode()) > KEY_LENGTH:
+        raise ValueError(f"sample key {shown} has {len(key.encode())} bytes, at most {KEY_LENGTH} are read")
+
+
 def _check(sample: SceneSample) -> None:
-    if not sample.key or any(c in sample.key for c in "./"):
-        raise ValueError(f"key {sample.key!r} must be non-empty, without dots or slashes")
+    check_key(sample.key)
     if sample.images.ndim != 5 or sample.images.shape[-1] != 3 or sample.images.dtype != np.uint8:
         raise ValueError(
             f"{sample.key}: images must be uint8 v t h w 3, got {sample.images.dtype} {sample.images.shape}"

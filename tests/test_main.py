@@ -158,7 +158,7 @@ def test_validation_leaves_the_training_s_config_alone(trained):
     before = (root / "config.yaml").read_text()
     main(small_autoencoder("validate", root, "--ckpt_path", str(checkpoint)))
     assert (root / "config.yaml").read_text() == before
-    assert str(checkpoint) in (root / "validate.yaml").read_text()
+    assert str(checkpoint) in (root / "validate_AutoencoderTraining.yaml").read_text()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -78,8 +78,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"weights file {str(path)!r} cannot be read: {error}") from error
     if isinstance(content, dict):
         content = content.get("state_dict", content.get("model", content))
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"weights file {str(path)!r} holds no dictionary of tensors")
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise ValueError(f"weights file {str(path)!r} holds no dictionary of tensors by name")
     return content
 
 

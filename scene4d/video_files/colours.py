@@ -11,7 +11,7 @@ import warnings
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from jaxtyping import UInt8
 
 # numbers of ITU-T H.273, table 4
@@ -22,12 +22,9 @@ HDR = {16: "PQ", 18: "HLG"}  # table 3
 HD_WIDTH, SD_HEIGHT = 1280, 576
 # PyAV up to 16 hands the matrix on to swscale only where it differs from the target's; so does 17 by its own tags
 ANOTHER = 5
-EXACT = int(
-    Interpolation.BILINEAR
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.ACCURATE_RND
-)
+# bilinear, full chroma in and out, accurate rounding: flags of libswscale; PyAV names them from 18 on
+EXACT = 0x2 | 0x2000 | 0x4000 | 0x40000
+FULL_OF_LIMITED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
 
 
 class RGBFrames:
@@ -60,6 +57,10 @@ class RGBFrames:
         pixels = self.reformatter.reformat(
             frame, width or frame.width, height or frame.height, "rgba" if transparent else "rgb24", **options
         ).to_ndarray()
+        if _is_gray(frame) and int(frame.color_range) == int(
+            ColorRange.MPEG
+        ):  # swscale takes all gray for full
+            pixels[..., :3] = FULL_OF_LIMITED[pixels[..., :3]]
         return _on_white(pixels) if transparent else pixels
 
     def _matrix(self, frame: av.VideoFrame) -> int:
@@ -82,14 +83,16 @@ def warn_of_hdr(path: str, transfer: int) -> None:
 
 
 def _range(frame: av.VideoFrame) -> int:
-    full = frame.format.name.startswith(("yuvj", "gray", "ya")) and int(frame.color_range) != int(
-        ColorRange.MPEG
+    full = (
+        _is_gray(frame)
+        or frame.format.name.startswith("yuvj")
+        or int(frame.color_range) == int(ColorRange.JPEG)
     )
-    return (
-        int(ColorRange.JPEG)
-        if full or int(frame.color_range) == int(ColorRange.JPEG)
-        else int(ColorRange.MPEG)
-    )
+    return int(ColorRange.JPEG if full else ColorRange.MPEG)
+
+
+def _is_gray(frame: av.VideoFrame) -> bool:
+    return frame.format.name.startswith(("gray", "ya8", "ya16"))
 
 
 def _on_white(pixels: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:

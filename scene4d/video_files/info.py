@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class VideoInfo:
     rate: float
     orientation: Orientation
 
-    def times(self, numbers: range | list[int]) -> list[float]:
+    def times(self, numbers: Sequence[int]) -> list[float]:
         """Seconds of some frames."""
         return [number / self.rate for number in numbers]
 

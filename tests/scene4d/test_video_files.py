@@ -6,8 +6,10 @@ import av
 import numpy as np
 import pytest
 
+from scene4d.sample_format import decode_video, encode_video
 from scene4d.video_files import frame_times, read_frames, video_info
 from scene4d.video_files.upright import square_pixels
+from scene4d.visualization import write_video
 
 TICKS = 3000  # a second
 LEVELS = 3  # of 255, the largest error of a colour
@@ -300,3 +302,24 @@ def test_frames_that_change_their_size_are_refused(tmp_path):
     (tmp_path / "a.h264").write_bytes(paths[0].read_bytes() + paths[1].read_bytes())
     with pytest.raises(ValueError, match="a.h264' changes its size from 32x16 to 32x32 pixels at frame"):
         list(read_frames(tmp_path / "a.h264", [k / 25 for k in range(4)]))
+
+
+@pytest.mark.parametrize("size", [(64, 128), (32, 1280)])
+def test_what_we_write_names_its_colours_and_is_read_the_same_everywhere(tmp_path, size):
+    image = np.tile(patches(), (1, 10, 1))[: size[0], : size[1]]
+    (tmp_path / "sample.mp4").write_bytes(encode_video(np.stack([image] * 3), 12, crf=1))
+    write_video(tmp_path / "shown.mp4", np.stack([image] * 3), 12)
+    for name in ("sample.mp4", "shown.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            context = container.streams.video[0].codec_context
+            assert (context.colorspace, context.color_range, context.color_primaries, context.color_trc) == (
+                6,
+                1,
+                1,
+                13,
+            )
+        assert off(next(read_frames(tmp_path / name, [0])), image) <= 6  # compressed
+    assert np.array_equal(
+        decode_video((tmp_path / "sample.mp4").read_bytes())[0],
+        next(read_frames(tmp_path / "sample.mp4", [0])),
+    )

@@ -3,13 +3,15 @@ import io
 import tarfile
 import threading
 import time
+from email.message import Message
+from urllib.error import HTTPError
 
 import fsspec
 import pytest
 
 from datamodules import archives
-from datamodules.shards import expand_urls
 from datamodules.archives import open_shard, read_archive
+from datamodules.shards import expand_urls
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +97,11 @@ def test_fetch_fails_after_three_attempts(shard, no_waiting):
 )
 def test_what_a_retry_cannot_mend_is_said_at_once(url, message, no_waiting, monkeypatch):
     def absent(protocol):
-        raise ImportError("Install s3fs to access S3") if protocol == "s3" else ValueError("Protocol not known: foo")
+        raise (
+            ImportError("Install s3fs to access S3")
+            if protocol == "s3"
+            else ValueError("Protocol not known: foo")
+        )
 
     monkeypatch.setattr(archives.fsspec, "get_filesystem_class", absent)  # s3fs may be installed here
     with pytest.raises(ValueError, match=f"'{url}' cannot be opened: {message}"):

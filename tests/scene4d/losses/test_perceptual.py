@@ -107,7 +107,9 @@ def test_an_installed_package_without_weights_builds_and_cannot_compare(tmp_path
     monkeypatch.setattr("scene4d.losses.perceptual.SQUEEZENET", tmp_path / "absent.safetensors")
     loss = PerceptualLoss()
     assert loss.score == "squeezenet_distance" and not loss.state_dict()
-    with pytest.raises(ValueError, match=r"no weights for the perceptual distance: .*absent.*; training and scoring"):
+    with pytest.raises(
+        ValueError, match=r"no weights for the perceptual distance: .*absent.*; training and scoring"
+    ):
         loss(pictures(2), pictures(3)[:2])
 
 

@@ -25,8 +25,10 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from PIL import Image
+
+from scene4d.video_files import write_h264
+from scene4d.video_files.colours import BT601, RGBFrames
 
 FORMAT_VERSION = 1
 KEY_LENGTH = 200  # bytes of UTF-8; a member's name is the key and an ending, and file systems allow 255
@@ -211,17 +213,9 @@ def decode_sample(
 def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
     """uint8 `t h w 3` -> mp4 bytes (H.264, 4:4:4 so that small frames keep their colours)."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        # one thread and no wider instructions than SSE: with either, x264 gives other bytes now and then
-        options = {"crf": str(crf), "preset": "slow", "x264-params": "asm=SSE2,SSSE3,SSE4.2"}
-        stream = container.add_stream("libx264", rate=round(fps), options=options)
-        stream.codec_context.thread_count = 1
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
-        for frame in frames:
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
-            )
-        container.mux(stream.encode())
+    # one thread and no wider instructions than SSE: with either, x264 gives other bytes now and then
+    options = {"crf": str(crf), "preset": "slow", "x264-params": "asm=SSE2,SSSE3,SSE4.2"}
+    write_h264(buffer, frames, round(fps), "yuv444p", options, threads=1)
     return buffer.getvalue()
 
 
@@ -229,9 +223,8 @@ def decode_video(data: bytes) -> np.ndarray:
     """mp4 bytes -> uint8 `t h w 3`. One decoding thread: workers are processes already."""
     with av.open(io.BytesIO(data), mode="r") as container:
         container.streams.video[0].thread_type = "NONE"
-        to_rgb = VideoReformatter()  # one for all frames: each call of frame.to_ndarray would set up its own
-        frames = (to_rgb.reformat(frame, format="rgb24") for frame in container.decode(video=0))
-        return np.stack([frame.to_ndarray() for frame in frames])
+        rgb = RGBFrames(unnamed=BT601)  # older shards do not name what `encode_video` uses
+        return np.stack([rgb.convert(frame) for frame in container.decode(video=0)])
 
 
 def _member(members: dict[str, bytes], meta: dict, name: str) -> bytes:

@@ -17,15 +17,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
+from preparation.readers.calibrated_videos import is_of_stored, turned_camera
 from preparation.readers.qualisys import CalibratedCamera, read_calibration
 from preparation.rendering.lens import bilinear
 from preparation.writing import jobs
 from scene4d.sample_format import SceneSample
+from scene4d.video_files import Orientation, VideoInfo, read_frames, video_info
 
 logger = logging.getLogger(__name__)
 SOURCE = "capture"
@@ -70,13 +71,13 @@ class Takes:
         """
         images, c2w, intrinsics, rates = [], [], [], set()
         for path, calibrated in _videos_with_cameras(scene):
-            frames, fps = read_frames(path, self.frames, self.stride, self.start)
-            camera = calibrated.resized(frames.shape[2], frames.shape[1])
+            frames, video = read_clip(path, self.frames, self.stride, self.start)
+            camera = camera_of(calibrated, video.orientation)
             pinhole = crop_intrinsics(camera.intrinsics, moving_square(frames), self.size)
             images.append(resample(frames, camera, pinhole, self.size))
             c2w.append(camera.c2w)
             intrinsics.append(pinhole)
-            rates.add(round(fps / self.stride, 3))
+            rates.add(round(video.rate / self.stride, 3))
             logger.info("%s: focal length %.0f pixels", path, pinhole[0, 0])
         if len(rates) != 1:
             raise ValueError(f"{scene}: the videos run at different rates: {sorted(rates)} frames per second")
@@ -95,28 +96,34 @@ def main(args: Sequence[str] | None = None) -> None:
     jobs.run(SOURCE, options, lambda: (takes, options.takes))
 
 
-def read_frames(
+def read_clip(
     path: Path, num_frames: int, stride: int, start: int
-) -> tuple[UInt8[ndarray, "t h w 3"], float]:
-    """Decodes frames start, start + stride, ... at full size; returns them and the video's own rate.
+) -> tuple[UInt8[ndarray, "t h w 3"], VideoInfo]:
+    """Decodes frames start, start + stride, ... at full size; frame k is at k / rate seconds.
 
     Raises:
         ValueError: The file cannot be decoded or is too short; names it.
     """
-    wanted = range(start, start + (num_frames - 1) * stride + 1, stride)
-    frames = []
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or 0)
-            for k, frame in enumerate(container.decode(stream)):
-                if k in wanted:
-                    frames.append(frame.to_ndarray(format="rgb24"))
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}") from error
-    if len(frames) < num_frames:
-        raise ValueError(f"{path} has {len(frames)} of the {num_frames} frames {wanted}")
-    return np.stack(frames), fps
+    wanted, info = range(start, start + (num_frames - 1) * stride + 1, stride), video_info(path)
+    if wanted[-1] >= info.count:
+        there = sum(number < info.count for number in wanted)
+        raise ValueError(f"{path} has {there} of the {num_frames} frames {wanted}")
+    return np.stack(list(read_frames(path, info.times(wanted)))), info
+
+
+def camera_of(calibrated: CalibratedCamera, video: Orientation) -> CalibratedCamera:
+    """Returns the camera of the upright frames; a calibration of the shape of the stored ones is turned with them.
+
+    Raises:
+        ValueError: The stored frames are mirrored.
+    """
+    if not is_of_stored(calibrated.size[0] / calibrated.size[1], video):
+        return calibrated.resized(*video.size[::-1])
+    camera = calibrated.resized(video.width, video.height)
+    c2w, intrinsics = turned_camera(camera.c2w, camera.intrinsics, video)
+    tangential = video.matrix()[:2, :2] @ camera.distortion[:1:-1]  # (p2, p1) is a vector of the image
+    distortion = np.concatenate([camera.distortion[:2], tangential[::-1]])
+    return CalibratedCamera(camera.name, video.size[::-1], c2w, intrinsics, distortion)
 
 
 def moving_square(frames: UInt8[ndarray, "t h w 3"]) -> tuple[float, float, float]:

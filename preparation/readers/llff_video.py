@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from preparation.readers.calibrated_videos import common_clock, upright_camera, video_file
 from preparation.readers.llff import read_poses_bounds
-from preparation.readers.posed_views import PosedView, find_folders, video_file, video_length
+from preparation.readers.posed_views import PosedView, find_folders
 from preparation.readers.windows import VideoClips
 from scene4d.sample_format import SceneSample
+from scene4d.video_files import video_info
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class LLFFVideo(VideoClips):
         cameras = read_poses_bounds(scene / "poses_bounds.npy")
         if len(videos) != len(cameras):
             raise ValueError(f"{scene}: {len(videos)} videos, expected {len(cameras)} (poses_bounds.npy)")
-        views = [PosedView(str(path), *camera, video_file(path)) for path, camera in zip(videos, cameras)]
-        lengths, rates = zip(*map(video_length, videos))
-        yield from self.grids(views, min(lengths), min(rates))
+        infos = [video_info(path) for path in videos]
+        count, rate = common_clock(infos)
+        turned = [upright_camera(*camera, info.orientation) for camera, info in zip(cameras, infos)]
+        views = [
+            PosedView(str(path), *camera, video_file(path, rate)) for path, camera in zip(videos, turned)
+        ]
+        yield from self.grids(views, count, rate)

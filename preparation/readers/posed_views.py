@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
@@ -122,49 +121,11 @@ def image_files(paths: Sequence[Path]) -> Callable[[Sequence[int]], Iterator[Ima
     return frames
 
 
-def video_file(path: Path) -> Callable[[Sequence[int]], Iterator[Image.Image]]:
-    """Opens frames that are kept as a video, which is decoded from its start up to the last one wanted.
-
-    The result raises `ValueError`, naming the file, if it cannot be decoded or is too short.
-    """
-
-    def frames(numbers: Sequence[int]) -> Iterator[Image.Image]:
-        found, number, wanted = 0, -1, set(numbers)
-        try:
-            with av.open(str(path)) as container:
-                for number, frame in enumerate(container.decode(video=0)):
-                    if number in wanted:
-                        found += 1
-                        yield frame.to_image()
-                    if found == len(numbers):
-                        return
-        except (av.FFmpegError, IndexError) as error:
-            raise ValueError(f"{path}: expected a video: {error}") from error
-        raise ValueError(f"{path}: has {number + 1} frames, expected at least {max(numbers) + 1}")
-
-    return frames
-
-
 def _on_white(image: Image.Image) -> Image.Image:
     if "A" not in image.getbands():
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-
-
-def video_length(path: Path) -> tuple[int, float]:
-    """Returns the number of frames of a video, from its header where it says so, and its frames per second.
-
-    Raises:
-        ValueError: The file is missing or no video; names it.
-    """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 0)
-            return stream.frames or sum(1 for _ in container.decode(stream)), rate
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path}: expected a video: {error}") from error
 
 
 def _read_view(

@@ -23,9 +23,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from preparation.readers.posed_views import PosedView, assemble, find_folders, video_file, video_length
+from preparation.readers.calibrated_videos import common_clock, video_file
+from preparation.readers.posed_views import PosedView, assemble, find_folders
 from preparation.readers.windows import VideoClips, option, spread_windows
 from scene4d.sample_format import SceneSample
+from scene4d.video_files import video_info
 
 SENSOR_MM = 23.76
 METRES = 0.01
@@ -60,14 +62,16 @@ class Synchronized(VideoClips):
         poses = read_extrinsics(scene / "cameras" / "camera_extrinsics.json")
         intrinsics = _intrinsics(scene)
         videos = {name: scene / "videos" / f"{name}.mp4" for name in poses}
-        lengths, rates = zip(*map(video_length, videos.values()))
-        stored = min(*lengths, *map(len, poses.values()))
+        count, rate = common_clock([video_info(path) for path in videos.values()])
+        stored = min(count, *map(len, poses.values()))
 
         def views(frame: int) -> list[PosedView]:
-            return [PosedView(str(p), poses[n][frame], intrinsics, video_file(p)) for n, p in videos.items()]
+            return [
+                PosedView(str(p), poses[n][frame], intrinsics, video_file(p, rate)) for n, p in videos.items()
+            ]
 
         if max(np.abs(pose - pose[:1]).max() for pose in poses.values()) < STILL:
-            yield from self.grids(views(0), stored, min(rates))
+            yield from self.grids(views(0), stored, rate)
         else:  # all cameras of a scene may start at one place, so frame 0 is left out
             for window in spread_windows(stored - 1, 1, 1, self.instants, "frames"):
                 frame = window[0] + 1

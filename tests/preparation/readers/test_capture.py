@@ -105,9 +105,9 @@ def test_resampling_averages_areas():
 
 
 def test_square_holds_what_moves(take):
-    frames, fps = capture.read_frames(take / "videos" / "cam01.mp4", 12, 1, 0)
+    frames, info = capture.read_clip(take / "videos" / "cam01.mp4", 12, 1, 0)
     left, top, side = capture.moving_square(frames)
-    assert fps == 60
+    assert info.rate == 60
     assert left <= 32 and left + side >= 92 and top <= 112 and top + side >= 128  # found in steps of 8
     assert side < 110
 

@@ -15,6 +15,7 @@ ANYWHERE = {"atomic"}
 WITHIN_SCENE4D = {
     "atomic": set(),
     "messages": set(),
+    "folders": set(),
     "types": set(),
     "latent_grid": set(),
     "kernels": set(),
@@ -44,7 +45,7 @@ BETWEEN_PACKAGES = {
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
-FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
+FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format", "folders"}
 FOR_PREPARATION = FOR_DATAMODULES | {"atomic"}
 # it runs the autoencoder so that training need not
 MORE_FOR = {

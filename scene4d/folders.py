@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 NaturalKey = tuple[tuple[tuple[tuple[str, int], ...], ...], str]
 
 
-def listed(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def listed(folder: Path, patterns: Collection[str]) -> list[Path]:
     """Lists what lies directly in a folder, in natural order: `frame_7` comes before `frame_10`.
 
     Names that begin with a dot are left out, among them the `._NAME` files that macOS adds to copies and archives.
@@ -25,7 +25,7 @@ def listed(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted(wanted, key=lambda path: natural_key(path.name))
 
 
-def listed_below(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def listed_below(folder: Path, patterns: Collection[str]) -> list[Path]:
     """Lists all that lies anywhere below a folder, as `listed` does; folders with a dot are not entered."""
     wanted = [path for path in folder.rglob("*") if not is_hidden(path, folder) and _matches(path, patterns)]
     return sorted(wanted, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
@@ -56,7 +56,7 @@ def _alternating(text: str) -> tuple[tuple[str, int], ...]:
     return tuple((letters, int(digits or -1)) for letters, digits in re.findall(r"([^0-9]*)([0-9]*)", text))
 
 
-def _matches(path: Path, patterns: Sequence[str]) -> bool:
+def _matches(path: Path, patterns: Collection[str]) -> bool:
     name = path.name.casefold()
     shell = (f"*{pattern}" if pattern.startswith(".") else pattern for pattern in patterns)
     return any(fnmatchcase(name, pattern.casefold()) for pattern in shell)

@@ -23,8 +23,10 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from preparation.readers.qualisys import CalibratedCamera, read_calibration
+from preparation.readers.windows import without
 from preparation.rendering.lens import bilinear
 from preparation.writing import jobs
+from scene4d.folders import listed
 from scene4d.sample_format import SceneSample
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Takes:
         start: First frame of the video that is taken.
         caption: Caption of all takes.
         license: Licence of all takes.
+        skip: Cameras that are left out: names or shell patterns, separated by commas.
     """
 
     size: int
@@ -53,6 +56,7 @@ class Takes:
     start: int
     caption: str
     license: str
+    skip: str = ""
 
     def options(self) -> dict[str, object]:
         """Returns all fields."""
@@ -69,7 +73,7 @@ class Takes:
             ValueError: There is no calibration, a video has no camera or too few frames; names the file.
         """
         images, c2w, intrinsics, rates = [], [], [], set()
-        for path, calibrated in _videos_with_cameras(scene):
+        for path, calibrated in _videos_with_cameras(scene, self.skip):
             frames, fps = read_frames(path, self.frames, self.stride, self.start)
             camera = calibrated.resized(frames.shape[2], frames.shape[1])
             pinhole = crop_intrinsics(camera.intrinsics, moving_square(frames), self.size)
@@ -171,15 +175,16 @@ def _extent(counts: Int[ndarray, "n"]) -> tuple[int, int]:
     return int(np.searchsorted(share, 0.005)), int(np.searchsorted(share, 0.995)) + 1
 
 
-def _videos_with_cameras(take: Path) -> Iterator[tuple[Path, CalibratedCamera]]:
-    calibrations = sorted((take / "calibration").glob("*.qca.txt"))
+def _videos_with_cameras(take: Path, skip: str) -> Iterator[tuple[Path, CalibratedCamera]]:
+    calibrations = listed(take / "calibration", ["*.qca.txt"])
     if len(calibrations) != 1:
         raise ValueError(f"{take}/calibration holds {len(calibrations)} files *.qca.txt, expected one")
     cameras = {camera.name: camera for camera in read_calibration(calibrations[0])}
-    videos = sorted((take / "videos").glob("*.mp4"))
+    videos = listed(take / "videos", [".mp4"])
     if not videos:
         raise ValueError(f"{take}/videos holds no *.mp4")
-    for path in videos:
+    kept = without([path.stem for path in videos], skip, str(take))
+    for path in (path for path in videos if path.stem in kept):
         if path.stem not in cameras:
             raise ValueError(f"{path} has no camera in {calibrations[0].name}, which has {sorted(cameras)}")
         yield path, cameras[path.stem]
@@ -196,5 +201,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stride", type=int, default=3, help="take every n-th frame")
     parser.add_argument("--start", type=int, default=7, help="first frame of the video that is taken")
     parser.add_argument("--caption", default="a man in a swimming cap balances on a treadmill")
+    parser.add_argument("--skip", default="", help="cameras to leave out, separated by commas")
     parser.add_argument("--license", default="BSD-3-Clause, (c) 2022 perfanalytics, from pose2sim")
     return parser

@@ -32,6 +32,7 @@ from PIL import Image
 from preparation.readers.kubric import fixed_camera, planar_depth
 from preparation.readers.posed_views import PosedView
 from preparation.readers.windows import VideoClips, option
+from scene4d.folders import listed_below
 from scene4d.sample_format import SceneSample
 
 FPS = 12.0
@@ -48,7 +49,7 @@ class Movi(VideoClips):
 
     def find_scenes(self, root: Path) -> list[Path]:
         """Returns all exported scenes."""
-        return list(root.rglob("*.npz"))
+        return listed_below(root, [".npz"])
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Yields clips of one scene.

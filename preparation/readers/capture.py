@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
+from preparation.readers.picture_shape import Shape, check_shape
 from preparation.readers.qualisys import CalibratedCamera, read_calibration
 from preparation.readers.windows import without
 from preparation.rendering.lens import bilinear
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 SOURCE = "capture"
 MOTION = 25  # grey levels off the temporal median that count as motion
 SHRINK = 8  # motion is looked for at this fraction of the resolution
+PADDED = 0.03  # share of a video's height that codecs add to or cut off the calibrated picture
 MARGIN = 1.1  # the crop is so many times larger than the part that moves
 
 
@@ -75,6 +77,8 @@ class Takes:
         images, c2w, intrinsics, rates = [], [], [], set()
         for path, calibrated in _videos_with_cameras(scene, self.skip):
             frames, fps = read_frames(path, self.frames, self.stride, self.start)
+            width, height = calibrated.size
+            check_shape(str(path), (frames.shape[2], frames.shape[1]), Shape(width / height, PADDED))
             camera = calibrated.resized(frames.shape[2], frames.shape[1])
             pinhole = crop_intrinsics(camera.intrinsics, moving_square(frames), self.size)
             images.append(resample(frames, camera, pinhole, self.size))

@@ -12,7 +12,8 @@ documented names, nested ones joined by a slash:
                      "metadata": ["depth_range"]}.items() for name in names})
 
 `video` is uint8 `t h w 3` at 12 frames per second. `depth` is uint16 `t h w 1`: the distance from the centre of the
-camera, between the two values of depth_range; `--depth planar` reads depth along the axis of the camera. Scenes with a moving camera (MOVi-E, F) are skipped. Source:
+camera, between the two values of depth_range; `--depth planar` reads depth along the axis of the camera. Scenes with
+a moving camera (MOVi-E, F) are skipped. Source:
 https://github.com/google-research/kubric/tree/main/challenges/movi
 """
 

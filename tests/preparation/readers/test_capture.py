@@ -140,7 +140,7 @@ def test_command_writes_one_sample_a_take(take, tmp_path, monkeypatch):
 
 def test_turned_videos_are_named_and_cameras_left_out(take, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
-    options = ["--takes", str(take), "--size", "32", "--frames", "5", "--output"]
+    options = ["--takes", str(take), "--size", "32", "--frames", "5", "--stride", "2", "--output"]
     capture.main([*options, str(tmp_path / "one"), "--skip", "cam01", "--start", "1"])
     (members,) = list(webdataset.WebDataset(f"{tmp_path}/one/capture-val-000000.tar", shardshuffle=False))
     assert len(decode_sample(members).images) == 1

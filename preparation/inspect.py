@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from datamodules.shards import expand_urls, read_shard
+from preparation.readers.synchrony import late_view
 from preparation.rendering.camera_drawing import draw_cameras
 from preparation.writing.manifest import ShardContent, file_sha256, recorded
 from scene4d.atomic import replacing
@@ -75,7 +76,8 @@ def inspect_shard(url: str, rows: list[np.ndarray], most_rows: int) -> list[str]
                 problems.append(str(error))
                 continue
             kinds[_describe(sample)] += 1
-            problems += [f"sample {sample.key!r}: {problem}" for problem in camera_problems(sample)]
+            found = [*camera_problems(sample), *synchrony_problems(sample)]
+            problems += [f"sample {sample.key!r}: {problem}" for problem in found]
             if len(rows) < most_rows:
                 rows.append(sheet_row(sample))
         size, checksum = file_sha256(url)
@@ -109,6 +111,19 @@ def camera_problems(sample: SceneSample) -> list[str]:
     if (sample.c2w is None) != (sample.intrinsics is None):
         problems.append("has only one of c2w and intrinsics")
     return problems
+
+
+def synchrony_problems(sample: SceneSample) -> list[str]:
+    """Returns the view whose motion agrees with that of the others only when it is shifted in time, if there is one."""
+    late = late_view(sample.images)
+    if late is None:
+        return []
+    name = f" ({sample.view_names[late.view]})" if sample.view_names else ""
+    when = f"{abs(late.frames)} frames {'late' if late.frames > 0 else 'early'}"
+    return [
+        f"view {late.view}{name} looks {when}: shifted back, its motion agrees with that of the other views with "
+        f"correlation {late.shifted:.2f}, as it is with {late.unshifted:.2f}"
+    ]
 
 
 def sheet_row(sample: SceneSample) -> UInt8[np.ndarray, "h w 3"]:

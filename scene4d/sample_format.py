@@ -55,6 +55,7 @@ class SceneSample:
         latents: float16 `v z n y x`, normalised latents of the stored videos from frame 0 on; None unless they
             were asked for. Then `images` has the shape of the pictures, but is black and takes no memory.
         autoencoder: Fingerprint of the autoencoder that made the latents.
+        view_names: Names of the cameras that took the views; empty where the data set has none.
     """
 
     key: str
@@ -72,6 +73,7 @@ class SceneSample:
     views: list[int] = field(default_factory=list)
     latents: np.ndarray | None = None
     autoencoder: str = ""
+    view_names: list[str] = field(default_factory=list)
 
 
 def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
@@ -101,6 +103,8 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
         "intrinsics": None if sample.intrinsics is None else np.asarray(sample.intrinsics, float).round(6).tolist(),
         "depth_scale": scale, "depth_frames": [int(k) for k in sample.depth_frames],
     }  # fmt: skip
+    if sample.view_names:
+        meta["view_names"] = sample.view_names
     for k in range(v):
         if still:
             members[f"view_{k:02d}.webp"] = _encode_still(sample.images[k, 0])
@@ -206,8 +210,15 @@ def decode_sample(
         depths=depths, depth_frames=meta["depth_frames"], caption=meta["caption"], text=text,
         group=meta["group"], license=meta["license"], views=chosen,
         latents=np.stack([_decode_latents(members, meta, k) for k in chosen]) if latents else None,
-        autoencoder=meta["latents"]["autoencoder"] if latents else "",
+        autoencoder=meta["latents"]["autoencoder"] if latents else "", view_names=_view_names(meta, chosen, key),
     )  # fmt: skip
+
+
+def _view_names(meta: dict, views: Sequence[int], key: str) -> list[str]:
+    names = meta.get("view_names") or []
+    if names and len(names) != meta["views"]:
+        raise ValueError(f"sample {key!r} has {meta['views']} views, but {len(names)} view_names")
+    return [str(names[k]) for k in views] if names else []
 
 
 def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
@@ -326,6 +337,8 @@ def _check(sample: SceneSample) -> None:
         raise ValueError(
             f"{sample.key}: images must be uint8 v t h w 3, got {sample.images.dtype} {sample.images.shape}"
         )
+    if sample.view_names and len(sample.view_names) != len(sample.images):
+        raise ValueError(f"{sample.key}: {len(sample.images)} views, but view_names {sample.view_names}")
     if sample.latents is not None:
         raise ValueError(f"{sample.key}: was decoded with latents and without pictures, cannot be encoded")
     v, t, h, w, _ = sample.images.shape

@@ -102,3 +102,17 @@ def test_damage_names_sample_and_member(members, data, message, checksums):
 def test_a_sample_without_latents_says_so(members):
     with pytest.raises(ValueError, match="'a' has no latents; preparation.latents adds them"):
         decode_sample(members, latents=True)
+
+
+def test_names_of_views_follow_the_views(members):
+    """Without names, the bytes are those of before names existed."""
+    assert b"view_names" not in members["meta.json"] and decode_sample(members).view_names == []
+    images = np.zeros((3, 5, 16, 24, 3), np.uint8)
+    named = encode_sample(SceneSample("a", "rig", images, 12.0, view_names=["cam00", "cam2", "cam10"]))
+    assert decode_sample(named, [2, 0]).view_names == ["cam10", "cam00"]
+    meta = json.loads(named["meta.json"])
+    meta["view_names"].pop()
+    with pytest.raises(ValueError, match="'a' has 3 views, but 2 view_names"):
+        decode_sample({**named, "meta.json": json.dumps(meta).encode()})
+    with pytest.raises(ValueError, match="a: 3 views, but view_names"):
+        encode_sample(SceneSample("a", "rig", images, 12.0, view_names=["x"]))

@@ -52,7 +52,7 @@ def test_a_calibrated_lens_turns_with_its_frames(right, down):
     intrinsics = np.array([[240.0, 0, 170], [0, 240, 80], [0, 0, 1]])
     camera = CalibratedCamera("a", (320, 180), pose(), intrinsics, lens)
     expected = np.c_[camera.resized(160, 90).project(POINTS), np.ones(3)] @ video.matrix().T
-    np.testing.assert_allclose(camera_of(camera, video).project(POINTS), expected[:, :2], atol=1e-9)
+    np.testing.assert_allclose(camera_of(camera, video, "a.mp4").project(POINTS), expected[:, :2], atol=1e-9)
 
 
 def test_one_clock_for_all_videos():

@@ -138,6 +138,19 @@ def test_command_writes_one_sample_a_take(take, tmp_path, monkeypatch):
     np.testing.assert_allclose(np.diff(columns), step, rtol=0.15)
 
 
+def test_turned_videos_are_named_and_cameras_left_out(take, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
+    options = ["--takes", str(take), "--size", "32", "--frames", "5", "--stride", "2", "--output"]
+    capture.main([*options, str(tmp_path / "one"), "--skip", "cam01", "--start", "1"])
+    (members,) = list(webdataset.WebDataset(f"{tmp_path}/one/capture-val-000000.tar", shardshuffle=False))
+    assert len(decode_sample(members).images) == 1
+    path = take / "videos" / "cam01.mp4"
+    frames, _ = capture.read_clip(path, 12, 1, 0)
+    path.write_bytes(encode_video(np.rot90(frames, axes=(1, 2)).copy(), 60))
+    with pytest.raises(SystemExit, match="cam01.mp4: is 240x136, .*as if one of them were turned"):
+        capture.main([*options, str(tmp_path / "turned"), "--start", "1"])
+
+
 def test_wrong_input_is_named(take, tmp_path):
     sample = lambda window: list(capture.Takes(16, *window, "", "").read(take))  # noqa: E731
     with pytest.raises(ValueError, match="cam01.mp4 has 6 of the 9 frames"):

@@ -20,7 +20,8 @@ WITHIN_SCENE4D = {
     "kernels": set(),
     "distributed": set(),
     "geometry": {"types"},
-    "sample_format": {"types"},
+    "sample_meta": set(),
+    "sample_format": {"types", "sample_meta"},
     "grid_format": {"types"},
     "diffusion": {"types", "latent_grid"},
     "losses": {"types", "latent_grid", "geometry"},
@@ -45,7 +46,7 @@ BETWEEN_PACKAGES = {
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
 FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
-FOR_PREPARATION = FOR_DATAMODULES | {"atomic"}
+FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
 # it runs the autoencoder so that training need not
 MORE_FOR = {
     "preparation/eight_bits.py": {"networks"},

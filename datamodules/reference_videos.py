@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 from lightning import LightningDataModule
 from torch import Tensor
@@ -19,6 +16,7 @@ from torch.utils.data import DataLoader
 from scene4d.grid_format import read_grid
 from scene4d.latent_grid import latent_frames, video_frames, whole_frames
 from scene4d.types import SceneBatch
+from scene4d.video_files import frame_times, read_frames
 
 FEWEST_FRAMES = video_frames(2)  # one latent frame behind the first: the shortest video that moves
 
@@ -27,7 +25,7 @@ class ReferenceVideos(LightningDataModule):
     """Reads two videos as a grid to be generated: row 0 is a fixed-view video, column 0 a freeze-time video.
 
     The videos may have any format that PyAV decodes, any shape and any rate. Of every frame, turned as its display
-    matrix says, the middle square is scaled to `size`.
+    matrix says and with square pixels, the middle square is scaled to `size`.
 
     Args:
         fixed_view: Video file of the moving scene by one camera that stands still. It is read from its first frame
@@ -80,11 +78,11 @@ class ReferenceVideos(LightningDataModule):
         Raises:
             ValueError: A video is missing, unreadable or too short; names it.
         """
-        moments, times = self._moments()
-        row = read_squares(self.fixed_view, moments, self.size)
-        count = len(presentation_times(self.freeze_time))
-        spread = torch.linspace(0, count - 1, min(self.views, count)).round().long()
-        column = read_squares(self.freeze_time, spread.tolist(), self.size)
+        times = self._moments()
+        row = read_squares(self.fixed_view, times.tolist(), self.size)
+        shown = shown_times(self.freeze_time)
+        spread = torch.linspace(0, len(shown) - 1, min(self.views, len(shown))).round().long()
+        column = read_squares(self.freeze_time, shown[spread.numpy()].tolist(), self.size)
         images = torch.ones(1, len(column), len(row), 3, self.size, self.size)
         images[0, :, 0], images[0, 0] = column, row
         reference = torch.zeros(images.shape[:3], dtype=torch.bool)
@@ -94,9 +92,9 @@ class ReferenceVideos(LightningDataModule):
             source=["user"], keys=[self.key],
         )  # fmt: skip
 
-    def _moments(self) -> tuple[list[int], Float[np.ndarray, " t"]]:
-        """Which frames of the fixed-view video come nearest to 0, 1 / fps, 2 / fps, ..., and their times."""
-        times = presentation_times(self.fixed_view, until=self.frames / self.fps)
+    def _moments(self) -> Float[np.ndarray, " t"]:
+        """Times of those frames of the fixed-view video that come nearest to 0, 1 / fps, 2 / fps, ..."""
+        times = shown_times(self.fixed_view, until=self.frames / self.fps)
         seconds = 2 * times[-1] - times[-2]  # the last frame stays as long as the one before
         shown = math.ceil(seconds * self.fps - 0.05)  # some files round their times to milliseconds
         if shown < FEWEST_FRAMES:
@@ -106,7 +104,7 @@ class ReferenceVideos(LightningDataModule):
             )
         wanted = np.arange(min(self.frames, whole_frames(shown))) / self.fps
         nearest = np.abs(times - wanted[:, None]).round(6).argmin(1)  # the earlier of two that are as near
-        return nearest.tolist(), times[nearest]
+        return times[nearest]
 
     def predict_dataloader(self) -> DataLoader:
         """One batch of one scene."""
@@ -160,82 +158,41 @@ class GridFiles(LightningDataModule):
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
 
-def decode_frames(path: str) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Times in seconds and frames of a video, one after the other: only one is in memory.
-
-    Raises:
-        ValueError: Missing or unreadable; names it.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"video {path!r} does not exist")
-    try:
-        # a file, not its name: FFmpeg takes some names for patterns
-        with open(path, "rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
-            if container.format.name == "tty" or not container.streams.video:  # FFmpeg would film a text
-                raise ValueError("it holds no pictures")
-            stream = container.streams.video[0]
-            rate = stream.average_rate or stream.guessed_rate or 25
-            for k, frame in enumerate(container.decode(stream)):
-                yield float(k / rate) if frame.time is None else frame.time, frame
-    except Exception as error:  # PyAV raises many types
-        raise ValueError(f"video {path!r} cannot be decoded: {error}") from error
-
-
-def presentation_times(path: str, until: float = math.inf) -> Float[np.ndarray, " t"]:
-    """When a video shows its frames, in seconds from its first one; nothing is converted or kept.
+def shown_times(path: str, until: float = math.inf) -> Float[np.ndarray, " t"]:
+    """When a video shows its frames, in seconds from its first one.
 
     Args:
         path: The video.
-        until: Decoding stops behind this time.
+        until: Only one frame that is shown later is read.
 
     Raises:
         ValueError: Missing, unreadable or less than 2 frames; names it.
     """
-    times: list[float] = []
-    for time, _ in decode_frames(path):
-        times.append(time)
-        if time - times[0] > until:
-            break
+    times = frame_times(path, until)
     if len(times) < 2:
-        raise ValueError(f"{path!r} has {len(times)} frame{'s' * (not times)}, a video has at least 2")
-    return np.array(times) - times[0]
+        raise ValueError(f"{path!r} has 1 frame, a video has at least 2")
+    return times
 
 
-def read_squares(path: str, indices: Sequence[int], size: int) -> Float[Tensor, "t 3 h w"]:
-    """Some frames of a video in [0, 1], of each the middle square, scaled to `size` with antialiasing.
+def read_squares(path: str, times: Sequence[float], size: int) -> Float[Tensor, "t 3 h w"]:
+    """The frames of a video at some times in [0, 1], of each the middle square, scaled to `size` with antialiasing.
 
     Args:
         path: The video.
-        indices: Numbers of its frames, in rising order.
+        times: Seconds from its first frame, in rising order.
         size: Height and width.
 
     Raises:
-        ValueError: Missing or unreadable; names it.
+        ValueError: Missing, unreadable or too short; names it.
     """
-    squares: dict[int, Tensor] = {}
-    to_rgb = VideoReformatter()  # one for all frames: each call of frame.to_ndarray would set up its own
-    for k, (_, frame) in enumerate(decode_frames(path)):
-        if k in indices:
-            squares[k] = _scaled(_upright_square(frame, to_rgb), size)
-        if k == indices[-1]:
-            break
-    return torch.stack([squares[k] for k in indices])
+    return torch.stack([_scaled(_middle_square(pixels), size) for pixels in read_frames(path, times)])
 
 
-def _upright_square(frame: av.VideoFrame, to_rgb: VideoReformatter) -> UInt8[np.ndarray, "s s 3"]:
-    """The middle of a frame as it is to be seen: phones store how to turn and mirror it in the display matrix."""
-    pixels = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+def _middle_square(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
     h, w, _ = pixels.shape
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
-    square = pixels[top : top + side, left : left + side]
-    if "DISPLAYMATRIX" not in frame.side_data:
-        return square
-    matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]  # PyAV's stub lists one type
-    (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2]  # x' = a x + c y, y' = b x + d y
-    if abs(b) > abs(a):
-        square, a, d = square.swapaxes(0, 1), c, b
-    return square[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return pixels[top : top + side, left : left + side]
 
 
 def _scaled(square: UInt8[np.ndarray, "s s 3"], size: int) -> Float[Tensor, "3 h w"]:

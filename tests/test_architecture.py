@@ -19,14 +19,15 @@ WITHIN_SCENE4D = {
     "latent_grid": set(),
     "kernels": set(),
     "distributed": set(),
+    "video_files": set(),
     "geometry": {"types"},
     "sample_meta": set(),
-    "sample_format": {"types", "sample_meta"},
+    "sample_format": {"types", "sample_meta", "video_files"},
     "grid_format": {"types"},
     "diffusion": {"types", "latent_grid"},
     "losses": {"types", "latent_grid", "geometry"},
     "gaussians": {"types", "geometry"},
-    "visualization": {"types", "geometry"},
+    "visualization": {"types", "geometry", "video_files"},
     "rendering": {"types", "geometry", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
     "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians"},
@@ -45,7 +46,7 @@ BETWEEN_PACKAGES = {
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
-FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
+FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files"}
 FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
 # it runs the autoencoder so that training need not
 MORE_FOR = {

@@ -15,6 +15,7 @@ ANYWHERE = {"atomic"}
 WITHIN_SCENE4D = {
     "atomic": set(),
     "messages": set(),
+    "folders": set(),
     "types": set(),
     "latent_grid": set(),
     "kernels": set(),
@@ -46,7 +47,9 @@ BETWEEN_PACKAGES = {
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
-FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files"}
+FOR_DATAMODULES = {
+    "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
+}  # fmt: skip
 FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
 # it runs the autoencoder so that training need not
 MORE_FOR = {

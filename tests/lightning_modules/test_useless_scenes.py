@@ -4,11 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 from textured_wall import make_batch, make_network
 
 from lightning_modules import GaussianReconstruction, GeometryPretraining
-from scene4d.distributed.agreement import share_of_mean
 from scene4d.losses import CameraLoss, DepthLoss, ImageLoss, MatchingLoss
 
 
@@ -71,17 +69,3 @@ def test_a_pixel_of_depth_that_is_nan_costs_that_pixel_alone():
     batch.depths[1, 0, 0, 16, 16], zero.depths[1, 0, 0, 16, 16] = torch.nan, 0
     for kind in (GaussianReconstruction, GeometryPretraining):
         assert step(kind, batch)[0] == step(kind, zero)[0] > 0
-
-
-def _shares(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    shares = [share_of_mean(pair[rank], torch.device("cpu")) for pair in ((4, 4), (3, 1), (2, 0), (0, 0))]
-    torch.save(shares, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_over_ranks_every_useful_scene_counts_alike(tmp_path):
-    torch.multiprocessing.spawn(_shares, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first == [1.0, 1.5, 2.0, 0.0] and second == [1.0, 0.5, 0.0, 0.0]
-    assert share_of_mean(3, torch.device("cpu")) == 1.0  # a single process

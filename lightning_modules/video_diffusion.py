@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -76,8 +75,7 @@ class VideoDiffusion(Training):
         self.save_hyperparameters()
         self.make_autoencoder, self.flow = autoencoder, flow
         self.fixed_losses, self.evaluation = FixedLosses(), evaluation or GridEvaluation()
-        sampling = {"sample_steps": sample_steps, "guidance": guidance, "sample_seed": sample_seed}
-        self.make_generator = partial(GridGenerator, flow=flow, trained_on=trained_on, **sampling)
+        self.sampling = (flow, sample_steps, guidance, sample_seed, trained_on)
         self.text_dropout, self.compile_network = text_dropout, compile
         self.source_losses: dict[str, list[Float[Tensor, ""]]] = {}
 
@@ -100,7 +98,7 @@ class VideoDiffusion(Training):
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]
-        self.generator = self.make_generator(self.network, self.autoencoder)
+        self.generator = GridGenerator(self.network, self.autoencoder, *self.sampling)
 
     def on_after_batch_transfer(self, batch: SceneBatch, dataloader_idx: int) -> SceneBatch:
         """Gives every batch of `fit` its latents, once: the stored ones, if they are this autoencoder's, or encoded."""

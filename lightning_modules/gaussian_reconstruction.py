@@ -95,6 +95,8 @@ class GaussianReconstruction(Training):
     def training_step(self, batch: SceneBatch, batch_index: int) -> Float[Tensor, ""]:
         """Predicts from the input views, renders target views and some inputs, and compares them."""
         useful = self.useful.of(batch)
+        if self.useful.left_out:
+            self.log("train/useless_scenes", float(self.useful.left_out.total()))
         share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
         batch = placeholder(batch) if useful is None else useful
         prediction = self.network(batch.images[:, : batch.inputs])

@@ -53,6 +53,8 @@ class GeometryPretraining(Training):
     def training_step(self, batch: SceneBatch, batch_index: int) -> Float[Tensor, ""]:
         """Compares what the network predicts for the input views with the truth."""
         useful = self.useful.of(batch)
+        if self.useful.left_out:
+            self.log("train/useless_scenes", float(self.useful.left_out.total()))
         share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
         if useful is None:
             return no_loss(self.network(placeholder(batch).images[:, : batch.inputs, :1]))

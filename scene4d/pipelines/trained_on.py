@@ -61,8 +61,8 @@ class TrainedOn:
         colour = plain_background(batch)
         if self.background is not None and colour is not None:
             if (colour - colour.new_tensor(self.background)).abs().max() > SAME_COLOUR:
-                seen, known = (_levels(x) for x in (colour, torch.tensor(self.background)))
-                found.append(f"a plain background of colour {seen}, trained on {known} only")
+                here, there = (_levels(x) for x in (colour, torch.tensor(self.background)))
+                found.append(f"a plain background of colour {here}, trained on {there} only")
         return found
 
 

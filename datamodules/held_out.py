@@ -57,7 +57,14 @@ class HeldOutBatches(IterableDataset):
             yield str(error)
 
     def _scene(self, members: Members) -> SceneBatch:
-        return self.read(members, Random(f"{self.seed}/{self.name}/{str(members['__key__'])}"))
+        """Reads a sample; whatever a damaged one raises, its name is said."""
+        key = str(members["__key__"])
+        try:
+            return self.read(members, Random(f"{self.seed}/{self.name}/{key}"))
+        except Exception as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            place = "" if repr(key) in said else f"sample {key!r}: "
+            raise ValueError(f"source {self.name!r}: {place}{said}") from error
 
     def _batches(self) -> Iterator[list[Members]]:
         batch: list[Members] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.reference_checks import SharedFrame, check_references
 from scene4d.grid_format import read_grid
 from scene4d.latent_grid import latent_frames, video_frames, whole_frames
 from scene4d.types import SceneBatch
@@ -39,6 +41,9 @@ class ReferenceVideos(LightningDataModule):
             last.
         fps: Frames per second that the model was trained on.
         key: Name of the scene, and of its output folder.
+        shared_frame: What to do if the first frames of both videos differ. `refuse` warns below a PSNR of 24 dB and
+            ends with an error below 12 dB, `warn` only warns, and `ignore` does not look. The first two also warn if
+            the camera of the fixed-view video seems to move, or if the two videos seem to be swapped.
 
     Raises:
         ValueError: A number is out of range; names it.
@@ -53,8 +58,13 @@ class ReferenceVideos(LightningDataModule):
         views: int = 4,
         fps: float = 12.0,
         key: str = "scene",
+        shared_frame: SharedFrame = "refuse",
     ) -> None:
         super().__init__()
+        if shared_frame not in get_args(SharedFrame):
+            raise ValueError(
+                f"shared_frame must be one of {', '.join(get_args(SharedFrame))}, got {shared_frame!r}"
+            )
         if size < 1:
             raise ValueError(f"size must be positive, got {size}")
         latent_frames(frames)
@@ -66,6 +76,7 @@ class ReferenceVideos(LightningDataModule):
             raise ValueError(f"fps must be positive, got {fps}")
         self.fixed_view, self.freeze_time, self.key = fixed_view, freeze_time, key
         self.size, self.frames, self.views, self.fps = size, frames, views, fps
+        self.shared_frame = shared_frame
         self.batch: SceneBatch | None = None
 
     def setup(self, stage: str) -> None:
@@ -76,13 +87,14 @@ class ReferenceVideos(LightningDataModule):
         """Reads both videos as a batch of one grid, white where frames are to be generated.
 
         Raises:
-            ValueError: A video is missing, unreadable or too short; names it.
+            ValueError: A video is missing, unreadable or too short, or the two contradict each other; names it.
         """
         times = self._moments()
         row = read_squares(self.fixed_view, times.tolist(), self.size)
         shown = shown_times(self.freeze_time)
         spread = torch.linspace(0, len(shown) - 1, min(self.views, len(shown))).round().long()
         column = read_squares(self.freeze_time, shown[spread.numpy()].tolist(), self.size)
+        check_references(row, column, (self.fixed_view, self.freeze_time), self.shared_frame)
         images = torch.ones(1, len(column), len(row), 3, self.size, self.size)
         images[0, :, 0], images[0, 0] = column, row
         reference = torch.zeros(images.shape[:3], dtype=torch.bool)
@@ -119,9 +131,10 @@ def read_references(
     views: int = 4,
     fps: float = 12.0,
     key: str = "scene",
+    shared_frame: SharedFrame = "refuse",
 ) -> SceneBatch:
     """Reads two videos as the grid to be generated; arguments and errors are those of `ReferenceVideos`."""
-    return ReferenceVideos(fixed_view, freeze_time, size, frames, views, fps, key).read()
+    return ReferenceVideos(fixed_view, freeze_time, size, frames, views, fps, key, shared_frame).read()
 
 
 class GridFiles(LightningDataModule):
@@ -192,14 +205,15 @@ def read_squares(path: str, times: Sequence[float], size: int) -> Float[Tensor, 
     Raises:
         ValueError: Missing, unreadable or too short; names it.
     """
-    return torch.stack([_scaled(_middle_square(pixels), size) for pixels in read_frames(path, times)])
+    return torch.stack([middle_square(pixels, size) for pixels in read_frames(path, times)])
 
 
-def _middle_square(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
+def middle_square(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> Float[Tensor, "3 s s"]:
+    """The middle square of a picture in [0, 1], scaled to `size` with antialiasing."""
     h, w, _ = pixels.shape
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
-    return pixels[top : top + side, left : left + side]
+    return _scaled(pixels[top : top + side, left : left + side], size)
 
 
 def _scaled(square: UInt8[np.ndarray, "s s 3"], size: int) -> Float[Tensor, "3 h w"]:

@@ -10,9 +10,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
+from scene4d.distributed.agreement import share_of_mean
 from scene4d.evaluation.geometry_errors import geometry_errors
 from scene4d.geometry.normalised_batches import static_scenes
-from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses
+from scene4d.geometry.useful_scenes import UsefulScenes, placeholder
+from scene4d.losses import Outcome, ReconstructionLoss, no_loss, weighted_losses
 from scene4d.networks.contracts import SceneNetwork
 from scene4d.types import SceneBatch
 
@@ -21,6 +23,7 @@ class GeometryPretraining(Training):
     """Trains depth, cameras, points and matching on scenes whose depth and cameras are known.
 
     The full-size model starts from VGGT-1B and skips this stage. Every timestep of a batch counts as a static scene.
+    Scenes that no loss can use are left out and named, and the loss is the mean over the others (see `UsefulScenes`).
 
     Args:
         network: Builds a `ReconstructionNetwork`.
@@ -45,10 +48,17 @@ class GeometryPretraining(Training):
         super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable=[".*"])
         self.save_hyperparameters()
         self.losses = nn.ModuleList(losses)
+        self.useful = UsefulScenes(depth=True)
 
     def training_step(self, batch: SceneBatch, batch_index: int) -> Float[Tensor, ""]:
         """Compares what the network predicts for the input views with the truth."""
-        images, depths, cameras = static_scenes(batch)
+        useful = self.useful.of(batch)
+        if self.useful.left_out:
+            self.log("train/useless_scenes", float(self.useful.left_out.total()))
+        share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
+        if useful is None:
+            return no_loss(self.network(placeholder(batch).images[:, : batch.inputs, :1]))
+        images, depths, cameras = static_scenes(useful)
         prediction = self.network(images)
         outcome = Outcome(prediction, depths, cameras, self.step_generator(batch_index))
         with torch.autocast(images.device.type, enabled=False):
@@ -59,7 +69,7 @@ class GeometryPretraining(Training):
         self.log_dict({f"train/{name}": value for name, value in outcome.figures.items()}, prog_bar=True)
         errors = geometry_errors(prediction, depths, cameras)
         self.log_dict({f"train/{name}": value for name, value in errors.items()}, prog_bar=True)
-        return loss
+        return loss * share
 
     def validation_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Logs the errors of rotations and depth on held-out scenes."""

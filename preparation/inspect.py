@@ -23,10 +23,10 @@ from preparation.rendering.camera_drawing import draw_cameras
 from preparation.writing.manifest import ShardContent, file_sha256, recorded
 from scene4d.atomic import replacing
 from scene4d.sample_format import SceneSample, decode_sample, read_meta
+from scene4d.sample_meta import camera_problems as matrix_problems
 
 logger = logging.getLogger(__name__)
 
-ORTHONORMAL = 1e-3  # largest entry of R^T R - I
 TILE = 96  # side of a picture of the contact sheet, pixels
 TILES = 4  # views, and times of view 0, that a row of the sheet shows
 
@@ -94,20 +94,7 @@ def inspect_shard(url: str, rows: list[np.ndarray], most_rows: int) -> list[str]
 
 def camera_problems(sample: SceneSample) -> list[str]:
     """Returns all problems of a scene's cameras: rotations, last rows, focal lengths, missing matrices."""
-    problems = []
-    if sample.c2w is not None:
-        rotation = sample.c2w[:, :3, :3]
-        error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max()
-        if error > ORTHONORMAL:
-            problems.append(f"camera rotations are not orthonormal, off by {error:.2g}")
-        elif (np.linalg.det(rotation) < 0).any():
-            problems.append("a camera rotation is a reflection")
-        if not np.allclose(sample.c2w[:, 3], [0, 0, 0, 1]):
-            problems.append("the last row of a camera is not 0 0 0 1")
-    if sample.intrinsics is not None:
-        focal = sample.intrinsics[:, [0, 1], [0, 1]]
-        if (focal <= 0).any() or not np.allclose(sample.intrinsics[:, 2], [0, 0, 1]):
-            problems.append(f"intrinsics are no pinhole camera in pixels, focal lengths {focal.tolist()}")
+    problems = matrix_problems(sample.c2w, sample.intrinsics)
     if (sample.c2w is None) != (sample.intrinsics is None):
         problems.append("has only one of c2w and intrinsics")
     return problems

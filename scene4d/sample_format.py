@@ -27,6 +27,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from scene4d.sample_meta import camera_problems, check_fps, check_meta
 from scene4d.video_files import write_h264
 from scene4d.video_files.colours import BT601, RGBFrames
 
@@ -147,11 +148,11 @@ def add_latents(members: dict[str, bytes], latents: np.ndarray, autoencoder: str
 
 
 def read_meta(members: dict[str, bytes]) -> dict:
-    """Parses and checks `meta.json`, and refuses keys that the format does not allow.
+    """Parses and checks `meta.json`, see `check_meta`, and refuses keys that the format does not allow.
 
     Raises:
-        ValueError: Missing, unreadable, of another format version, or with a key that `check_key` refuses; names
-            the key.
+        ValueError: Missing, unreadable, of another format version, with an entry that is damaged, or with a key that
+            `check_key` refuses; names the key.
     """
     key = members.get("__key__", "?")
     check_key(str(key))
@@ -164,6 +165,10 @@ def read_meta(members: dict[str, bytes]) -> dict:
     if not isinstance(meta, dict) or meta.get("version") != FORMAT_VERSION:
         found = meta.get("version") if isinstance(meta, dict) else type(meta).__name__
         raise ValueError(f"sample {key!r} has format version {found!r}, expected {FORMAT_VERSION}")
+    try:
+        check_meta(meta)
+    except ValueError as error:
+        raise ValueError(f"sample {key!r}: {error}") from error
     return meta
 
 
@@ -196,15 +201,11 @@ def decode_sample(
         stacked = [_decode_depth(members, meta, k) for k in chosen]
         shape = (len(chosen), len(meta["depth_frames"]), meta["height"], meta["width"])
         depths = np.stack(stacked).reshape(shape).astype(np.float32) * np.float32(meta["depth_scale"])
-    text = None
-    if "text.npy" in members:
-        text = np.load(io.BytesIO(_member(members, meta, "text.npy")), allow_pickle=False).astype(np.float32)
+    text = _decode_text(members, meta) if "text.npy" in members else None
     c2w, intrinsics = (
         None if meta[name] is None else np.asarray(meta[name], np.float32)[chosen]
         for name in ("c2w", "intrinsics")
     )
-    if any(x is not None and not np.isfinite(x).all() for x in (c2w, intrinsics)):
-        raise ValueError(f"sample {key!r}: a camera is not finite")
     return SceneSample(
         key=key, source=meta["source"], images=images, fps=meta["fps"], c2w=c2w, intrinsics=intrinsics,
         depths=depths, depth_frames=meta["depth_frames"], caption=meta["caption"], text=text,
@@ -268,12 +269,30 @@ def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray
 
 
 def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
-    name = f"depth_{view:02d}.png"
+    name, shape = f"depth_{view:02d}.png", (len(meta["depth_frames"]) * meta["height"], meta["width"])
     data = _member(members, meta, name)
     try:
-        return np.asarray(Image.open(io.BytesIO(data)), np.uint16)
+        stacked = np.asarray(Image.open(io.BytesIO(data)), np.uint16)
     except Exception as error:
         raise ValueError(f"sample {members['__key__']!r}: {name} cannot be decoded: {error}") from error
+    if stacked.shape != shape:
+        raise ValueError(
+            f"sample {members['__key__']!r}: {name} is {stacked.shape}, meta.json says {shape}, that is "
+            f"{len(meta['depth_frames'])} frames of {meta['height']} x {meta['width']}"
+        )
+    return stacked
+
+
+def _decode_text(members: dict[str, bytes], meta: dict) -> np.ndarray:
+    """The caption embedding, `l d`."""
+    data, key = _member(members, meta, "text.npy"), members["__key__"]
+    try:
+        text = np.asarray(np.load(io.BytesIO(data), allow_pickle=False)).astype(np.float32)
+    except Exception as error:  # numpy raises many types
+        raise ValueError(f"sample {key!r}: text.npy cannot be decoded: {error}") from error
+    if text.ndim != 2 or not np.isfinite(text).all():
+        raise ValueError(f"sample {key!r}: text.npy must be finite numbers l d, is {text.shape}")
+    return text
 
 
 def _decode_latents(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
@@ -345,9 +364,17 @@ def _check(sample: SceneSample) -> None:
     for name, value, shape in (("c2w", sample.c2w, (v, 4, 4)), ("intrinsics", sample.intrinsics, (v, 3, 3))):
         if value is not None and (value.shape != shape or not np.isfinite(value).all()):
             raise ValueError(f"{sample.key}: {name} must be finite {shape}, got {value.shape}")
+    try:
+        check_fps(sample.fps)
+    except ValueError as error:
+        raise ValueError(f"{sample.key}: {error}") from error
+    if problems := camera_problems(sample.c2w, sample.intrinsics):
+        raise ValueError(f"{sample.key}: {'; '.join(problems)}")
     if sample.depths is not None:
         expected = (v, len(sample.depth_frames), h, w)
         if sample.depths.shape != expected or any(not 0 <= k < t for k in sample.depth_frames):
             raise ValueError(
                 f"{sample.key}: depths must be {expected} at frames < {t}, got {sample.depths.shape}"
             )
+        if not (sample.depths >= 0).all() or not np.isfinite(sample.depths).all():
+            raise ValueError(f"{sample.key}: depths must be finite and at least 0, which means unknown")

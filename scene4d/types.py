@@ -138,6 +138,11 @@ class SceneBatch(_Movable):
         only = slice(index, index + 1)
         return replace(self.apply(lambda x: x[only]), source=self.source[only], keys=self.keys[only])
 
+    def scenes(self, indices: list[int]) -> SceneBatch:
+        """Some scenes of the batch."""
+        source, keys = ([names[k] for k in indices] if names else [] for names in (self.source, self.keys))
+        return replace(self.apply(lambda x: x[indices]), source=source, keys=keys)
+
 
 @dataclass(repr=False)
 class Gaussians(_Movable):

@@ -23,7 +23,8 @@ WITHIN_SCENE4D = {
     "distributed": set(),
     "video_files": set(),
     "geometry": {"types"},
-    "sample_format": {"types", "video_files"},
+    "sample_meta": set(),
+    "sample_format": {"types", "sample_meta", "video_files"},
     "grid_format": {"types"},
     "diffusion": {"types", "latent_grid"},
     "losses": {"types", "latent_grid", "geometry"},
@@ -48,9 +49,9 @@ BETWEEN_PACKAGES = {
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
 FOR_DATAMODULES = {
-    "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders"
+    "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
 }  # fmt: skip
-FOR_PREPARATION = FOR_DATAMODULES | {"atomic"}
+FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
 # it runs the autoencoder so that training need not
 MORE_FOR = {
     "preparation/eight_bits.py": {"networks"},

@@ -16,6 +16,18 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(value)
 
 
+def share_of_mean(count: int, device: torch.device) -> float:
+    """Weight of a rank's mean over `count` items, so that the average over ranks is the mean over all items.
+
+    It is 1 where all ranks have equally many; every rank must call it.
+    """
+    if not dist.is_initialized():
+        return 1.0
+    total = torch.tensor([count], dtype=torch.float32, device=device)
+    dist.all_reduce(total)
+    return count * dist.get_world_size() / max(total.item(), 1.0)
+
+
 def from_first_rank(tensor: Tensor) -> Tensor:
     """Rank 0's values of a tensor that has the same shape on every rank; every rank must call it."""
     if not dist.is_initialized():

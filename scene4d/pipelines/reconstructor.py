@@ -16,6 +16,7 @@ from scene4d.geometry.bundle_adjustment import Correspondences
 from scene4d.geometry.cameras import scale_cameras
 from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps
 from scene4d.networks.vggt.match_refinement import cameras_from_matches, depths_from_matches, match_timesteps
+from scene4d.pipelines.trained_on import TrainedOn
 from scene4d.rendering.render import render_gaussians
 from scene4d.types import Cameras, Gaussians, Prediction, Reconstruction, SceneBatch
 
@@ -48,6 +49,8 @@ class Reconstructor:
             the images: white around an object on white, the colour of the walls in a room.
         refine: Whether depths, and cameras that are not given, are made to agree with the matches between views.
             The network must have a view matcher then.
+        trained_on: The training data of the weights; a call with a batch warns of inputs that differ. None says
+            nothing.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class Reconstructor:
         opacity_shift: float = 2.0,
         background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
         refine: bool = False,
+        trained_on: TrainedOn | None = None,
     ) -> None:
+        self.trained_on = trained_on
         self.network, self.background, self.refine = network, background, refine
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
 
@@ -73,6 +78,8 @@ class Reconstructor:
             cameras: Known cameras `b v` of the views, in the network's unit of length; None means predicted ones.
         """
         images = scene.images if isinstance(scene, SceneBatch) else scene
+        if isinstance(scene, SceneBatch) and self.trained_on is not None:
+            self.trained_on.warn(scene)
         result = self.assemble(self.network(images), images, cameras)
         result = replace(result, gaussians=with_blur(result.gaussians, result.cameras))
         if isinstance(scene, SceneBatch):

@@ -116,3 +116,27 @@ def test_names_of_views_follow_the_views(members):
         decode_sample({**named, "meta.json": json.dumps(meta).encode()})
     with pytest.raises(ValueError, match="a: 3 views, but view_names"):
         encode_sample(SceneSample("a", "rig", images, 12.0, view_names=["x"]))
+
+
+def posed(**changes) -> SceneSample:
+    images, poses = np.zeros((2, 1, 16, 16, 3), np.uint8), np.tile(np.eye(4, dtype=np.float32), (2, 1, 1))
+    intrinsics = np.tile(np.array([[20, 0, 8], [0, 20, 8], [0, 0, 1]], np.float32), (2, 1, 1))
+    settings = {"c2w": poses, "intrinsics": intrinsics, "depths": np.ones((2, 1, 16, 16), np.float32)}
+    return SceneSample("a", "objects", images, **{"fps": 12.0, **settings, "depth_frames": [0], **changes})
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("fps", 0.0, "fps must be a positive number, is 0.0"),
+        ("fps", float("inf"), "fps must be a positive number, is inf"),
+        ("c2w", 7 * posed().c2w, "rotations are not orthonormal"),
+        ("intrinsics", -posed().intrinsics, "focal lengths"),
+        ("depths", np.full((2, 1, 16, 16), -1, np.float32), "depths must be finite and at least 0"),
+        ("depths", np.full((2, 1, 16, 16), np.nan, np.float32), "depths must be finite and at least 0"),
+    ],
+)
+def test_what_would_be_damage_is_never_written(name, value, message):
+    encode_sample(posed())
+    with pytest.raises(ValueError, match=f"^a: .*{message}"):
+        encode_sample(posed(**{name: value}))

@@ -10,13 +10,14 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks  # noqa: F401 - class paths in configs and checkpoints resolve to these three
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.console import calm_console, with_console
+from callbacks.ranks import OneEnd, refuse_strategy
+from callbacks.tensorboard import StepLogger
 from scene4d.messages import first_difference, one_line, refuse_lost_settings
 
 
@@ -51,12 +52,13 @@ class Scene4DCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
+        refuse_strategy(trainer.strategy)
         if trainer.logger in (None, True):
             root = trainer.default_root_dir or "runs/default"
-            kwargs["logger"] = TensorBoardLogger(root, name="", version="")
+            kwargs["logger"] = StepLogger(root)
         if self.subcommand != "fit":  # beside the training's config.yaml, not over it
             self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
-        trainer.callbacks = with_console(trainer.callbacks, trainer.enable_progress_bar)
+        trainer.callbacks = [OneEnd(), *with_console(trainer.callbacks, trainer.enable_progress_bar)]
         return super().instantiate_trainer(**kwargs)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import callbacks  # noqa: F401 - class paths in configs and checkpoints resolve 
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.console import calm_console, with_console
-from callbacks.ranks import OneEnd, refuse_strategy
+from callbacks.ranks import OneEnd, lost_rank, refuse_strategy
 from callbacks.tensorboard import StepLogger
 from scene4d.messages import first_difference, one_line, refuse_lost_settings
 
@@ -108,6 +108,8 @@ def run(args: list[str] | None = None) -> None:
     except (ArgumentError, ValueError, MisconfigurationException) as error:
         sys.exit(f"error: {one_line(error)}")
     except (FileNotFoundError, RuntimeError) as error:
+        if lost_rank(error):
+            sys.exit("error: another rank has ended; its own message says why")
         if not str(error).startswith(("Checkpoint file not found", "Error(s) in loading state_dict")):
             raise
         sys.exit(f"error: {first_difference(str(error))}")

@@ -7,6 +7,7 @@ import os
 import threading
 
 import lightning as L
+import torch.distributed
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ def refuse_strategy(strategy: str | Strategy) -> None:
         name = type(strategy).__name__
     if not supported:
         raise ValueError(f"trainer.strategy is {name}, which is not supported; use {' or '.join(SUPPORTED)}")
+
+
+def lost_rank(error: BaseException) -> bool:
+    """Whether an error only says that another rank has ended, which reports the cause itself."""
+    return isinstance(error, torch.distributed.DistNetworkError) or "by peer" in str(error)
 
 
 class OneEnd(L.Callback):

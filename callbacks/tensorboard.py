@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 
 class StepLogger(TensorBoardLogger):
-    """Lightning's TensorBoard logger without `epoch`, always 0 since the data has no epochs, and `hp_metric`, always -1.
+    """Lightning's TensorBoard logger without `epoch`, which is 0 as the data has none, and `hp_metric`, always -1.
 
     Args:
         folder: Where the event files go.

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from scene4d.types import SceneBatch
 
-SKIPPED = 20  # optimizer steps in a row that a gradient scaler may skip: its scale has fallen a millionfold by then
+SKIPPED = (
+    20  # optimizer steps in a row that a gradient scaler may skip: its scale has fallen a millionfold by then
+)
 ADVICE = (
     "no checkpoint holds this; go on from the last one (--ckpt_path last) with a lower learning rate or a lower "
     "trainer.gradient_clip_val, or look at these samples"

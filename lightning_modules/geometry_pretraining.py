@@ -74,7 +74,9 @@ class GeometryPretraining(Training):
             images, depths, cameras = static_scenes(batch.sample(index))
             errors = geometry_errors(self.network(images), depths, cameras)
             values = {name: value.item() for name, value in errors.items()}
-            self.scores.update(source, key, "network", values, failed=not all(map(math.isfinite, values.values())))
+            self.scores.update(
+                source, key, "network", values, failed=not all(map(math.isfinite, values.values()))
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Puts the errors into `results` and logs them by source; a scene that several ranks have counts once."""

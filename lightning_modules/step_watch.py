@@ -47,7 +47,8 @@ class StepWatch(L.Callback):
         Raises:
             ValueError: This step has diverged or, on a GPU, the one before; says what `Divergence` says.
         """
-        norm = get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients).to(pl_module.device)
         number = trainer.global_step + 1
         self._divergence.gradient(norm, number, self._scaled)
         # Lightning gives the trainer this attribute without declaring it

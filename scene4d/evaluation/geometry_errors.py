@@ -14,6 +14,7 @@ from scene4d.types import Cameras, Prediction
 
 ERRORS = ("rotation_deg_first", "rotation_deg", "rotation_deg_identity", "depth_abs_rel")
 
+
 @torch.no_grad()
 def geometry_errors(
     prediction: Prediction, depths: Float[Tensor, "b v t h w"], cameras: Cameras

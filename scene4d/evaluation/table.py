@@ -93,7 +93,9 @@ class SceneScores(Metric):
             row[_index(self.scores, name)] = value if math.isfinite(value) and not failed else math.nan
         ids = (_number(source), scene_number(source, key), _index(self.methods, method))
         self.sources[ids[0]] = source
-        assert isinstance(self.ids, list) and isinstance(self.values, list) and isinstance(self.failures, list)
+        assert (
+            isinstance(self.ids, list) and isinstance(self.values, list) and isinstance(self.failures, list)
+        )
         self.ids.append(torch.tensor([ids], device=self.device))
         self.failures.append(torch.tensor([failed], dtype=torch.uint8, device=self.device))
         self.values.append(torch.tensor([row], dtype=torch.float64, device=self.device))

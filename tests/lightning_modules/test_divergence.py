@@ -34,7 +34,9 @@ class Faulty(Training):
         self.given += 1
         loss = self.network(batch.images.mean().view(1)).square().sum()
         if self.given in self.steps:
-            loss = loss * float("nan") if self.fault == "loss" else loss + (self.network.weight * 0).sqrt().sum()
+            loss = (
+                loss * float("nan") if self.fault == "loss" else loss + (self.network.weight * 0).sqrt().sum()
+            )
         return loss
 
     def validation_step(self, batch, index):
@@ -155,7 +157,9 @@ def test_spoilt_checkpoints_are_not_loaded(tmp_path, command, part):
 def test_spoilt_weight_files_are_not_loaded(tmp_path):
     path = str(tmp_path / "spoilt.safetensors")
     save_file({"weight": torch.full((1, 1), torch.nan), "bias": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="spoilt.safetensors' is spoilt: 1 of 2 tensors hold NaN .* 'weight'"):
+    with pytest.raises(
+        ValueError, match="spoilt.safetensors' is spoilt: 1 of 2 tensors hold NaN .* 'weight'"
+    ):
         Faulty(initial_weights=[path]).configure_model()
 
 

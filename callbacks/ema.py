@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -129,7 +130,7 @@ class ExponentialMovingAverage(L.Callback):
         for name, parameter in trainable(module).items():
             self._raw[name] = parameter.detach().clone()
             local(parameter).copy_(local(self.averages[name]))
-        self._hook = module.register_state_dict_post_hook(self._tell_trained_values)
+        self._hook = module.register_state_dict_post_hook(partial(self._tell_trained_values))
 
     @torch.no_grad()
     def _put_back(self, module: L.LightningModule) -> None:

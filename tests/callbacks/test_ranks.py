@@ -6,11 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-import lightning as L
 import pytest
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
-from callbacks.ranks import refuse_strategy
+from callbacks.ranks import lost_rank, refuse_strategy
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,12 +64,8 @@ def test_other_strategies_are_refused(strategy, name):
     assert str(error.value) == f"trainer.strategy is {name}, which is not supported; use auto or ddp"
 
 
-def test_one_process_waits_for_nobody(tmp_path):
-    from callbacks.ranks import OneEnd
-
-    end = OneEnd()
-    trainer = L.Trainer(
-        default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False, callbacks=[end]
-    )
-    end.setup(trainer, L.LightningModule(), "fit")
-    end.teardown(trainer, L.LightningModule(), "fit")
+@pytest.mark.parametrize("text, lost", [
+    ("[pair.cc:534] Connection closed by peer [127.0.0.1]:4711", True), ("shapes differ", False),
+])  # fmt: skip
+def test_an_error_that_only_says_that_another_rank_has_ended(text, lost):
+    assert lost_rank(RuntimeError(text)) is lost

@@ -27,7 +27,7 @@ class Throughput(L.Callback):
             raise ValueError(f"every must be at least 1, got {every}")
         self.every = every
         self._first = True
-        self._restart()
+        self._start, self._batches, self._samples, self._frames = 0.0, 0, 0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets earlier runs."""

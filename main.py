@@ -10,13 +10,14 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks  # noqa: F401 - class paths in configs and checkpoints resolve to these three
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.console import calm_console, with_console
+from callbacks.ranks import OneEnd, lost_rank, refuse_strategy
+from callbacks.tensorboard import StepLogger
 from scene4d.messages import first_difference, one_line, refuse_lost_settings
 
 
@@ -51,15 +52,16 @@ class Scene4DCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
+        refuse_strategy(trainer.strategy)
         if trainer.logger in (None, True):
             root = trainer.default_root_dir or "runs/default"
-            kwargs["logger"] = TensorBoardLogger(root, name="", version="")
+            kwargs["logger"] = StepLogger(root)
         if (
             self.subcommand != "fit"
         ):  # beside the training's config.yaml and those of other models, not over them
             name = f"{self.subcommand}_{type(self.model).__name__}.yaml"
             self.save_config_kwargs["config_filename"] = name
-        trainer.callbacks = with_console(trainer.callbacks, trainer.enable_progress_bar)
+        trainer.callbacks = [OneEnd(), *with_console(trainer.callbacks, trainer.enable_progress_bar)]
         return super().instantiate_trainer(**kwargs)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -109,6 +111,8 @@ def run(args: list[str] | None = None) -> None:
     except (ArgumentError, ValueError, MisconfigurationException) as error:
         sys.exit(f"error: {one_line(error)}")
     except (FileNotFoundError, RuntimeError) as error:
+        if lost_rank(error):
+            sys.exit("error: another rank has ended; its own message says why")
         if not str(error).startswith(("Checkpoint file not found", "Error(s) in loading state_dict")):
             raise
         sys.exit(f"error: {first_difference(str(error))}")

@@ -156,11 +156,12 @@ class GaussianReconstruction(Training):
         """Sets `results["reconstruction"]`, the rows of the evaluation, and logs those of the trained methods."""
         rows = self.evaluation.compute()
         self.results, self.pictures = {"reconstruction": rows}, self.evaluation.pictures
-        self.log_dict({f"val/{x.method}_{x.score}_{x.source}": x.value for x in rows if x.method in LOGGED})
+        shown = {f"val/{x.method}_{x.score}_{x.source}": x.value for x in rows if x.method in LOGGED}
+        self.log_dict(shown, sync_dist=True)
         psnr = [x for x in rows if (x.method, x.score) == ("given_cameras", "psnr")]
         if psnr:
             mean = fsum(x.value * x.count for x in psnr) / sum(x.count for x in psnr)
-            self.log("val/psnr", mean, prog_bar=True, logger=False)
+            self.log("val/psnr", mean, prog_bar=True, logger=False, sync_dist=True)
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

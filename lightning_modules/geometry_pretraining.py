@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
 from scene4d.distributed.agreement import share_of_mean
-from scene4d.evaluation.geometry_errors import geometry_errors
+from scene4d.evaluation.geometry_errors import ERRORS, geometry_errors
+from scene4d.evaluation.table import SceneScores
 from scene4d.geometry.normalised_batches import static_scenes
 from scene4d.geometry.useful_scenes import UsefulScenes, placeholder
 from scene4d.losses import Outcome, ReconstructionLoss, no_loss, weighted_losses
@@ -49,6 +51,7 @@ class GeometryPretraining(Training):
         self.save_hyperparameters()
         self.losses = nn.ModuleList(losses)
         self.useful = UsefulScenes(depth=True)
+        self.scores = SceneScores(["network"], ERRORS)
 
     def training_step(self, batch: SceneBatch, batch_index: int) -> Float[Tensor, ""]:
         """Compares what the network predicts for the input views with the truth."""
@@ -71,8 +74,22 @@ class GeometryPretraining(Training):
         self.log_dict({f"train/{name}": value for name, value in errors.items()}, prog_bar=True)
         return loss * share
 
+    def on_validation_epoch_start(self) -> None:
+        """Forgets all errors."""
+        self.scores.reset()
+
     def validation_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Logs the errors of rotations and depth on held-out scenes."""
-        images, depths, cameras = static_scenes(batch)
-        errors = geometry_errors(self.network(images), depths, cameras)
-        self.log_dict({f"val/{name}": value for name, value in errors.items()}, batch_size=len(images))
+        """Measures the errors of rotations and depth of every held-out scene."""
+        for index, (source, key) in enumerate(zip(batch.source, batch.keys)):
+            images, depths, cameras = static_scenes(batch.sample(index))
+            errors = geometry_errors(self.network(images), depths, cameras)
+            values = {name: value.item() for name, value in errors.items()}
+            self.scores.update(
+                source, key, "network", values, failed=not all(map(math.isfinite, values.values()))
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Puts the errors into `results` and logs them by source; a scene that several ranks have counts once."""
+        rows = self.scores.compute()
+        self.results = {"geometry": rows}
+        self.log_dict({f"val/{row.score}_{row.source}": row.value for row in rows}, sync_dist=True)

@@ -125,17 +125,14 @@ class VideoDiffusion(Training):
             self.source_losses.setdefault(name, []).append(loss)
         return losses.mean()
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Writes the mean loss of every source since the last time, beside `train/loss`.
+    def step_figures(self) -> dict[str, float]:
+        """The mean loss of every source since the last time, to be logged beside `train/loss`.
 
         `self.log` would write the value of an earlier step again for a source that did not come.
         """
-        # Lightning gives the trainer this attribute without declaring it
-        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-            means = {f"train/loss_{k}": torch.stack(x).mean().item() for k, x in self.source_losses.items()}
-            for logger in self.loggers:
-                logger.log_metrics(means, self.global_step)
-            self.source_losses.clear()
+        means = {f"train/loss_{k}": torch.stack(x).mean().item() for k, x in self.source_losses.items()}
+        self.source_losses.clear()
+        return means
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the scores and pictures of the last validation."""

@@ -7,6 +7,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def is_first_rank() -> bool:
+    """Whether this process says what all of them know."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on any rank; every rank must call it."""
     if not dist.is_initialized():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
@@ -42,13 +43,15 @@ def load_weights(
         Names that kept their initial values.
 
     Raises:
-        ValueError: A file is missing or unreadable, or belongs to another architecture; names the file and the
-            first key that differs, with both shapes.
+        ValueError: A file is missing, unreadable or holds NaN, or belongs to another architecture; names the file
+            and the first key that differs, with both shapes.
     """
     paths = [str(paths)] if isinstance(paths, (str, Path)) else list(paths)
     merged: dict[str, Tensor] = {}
     for path in paths:
-        merged |= read_weights(path)
+        weights = read_weights(path)
+        refuse_non_finite(weights, f"weights file {path!r} is spoilt")
+        merged |= weights
     own = module.state_dict()
     dropped = tuple(prefix for prefix in unused if not any(key.startswith(prefix) for key in own))
     given = {key: value for key, value in merged.items() if not key.startswith(dropped)}
@@ -56,6 +59,25 @@ def load_weights(
     _explain_mismatch({k: v for k, v in own.items() if k not in kept}, given, " + ".join(paths))
     module.load_state_dict(given, strict=False)
     return kept
+
+
+def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    """Checks weights that are about to be saved or used: one that is NaN or infinite spoils every result in silence.
+
+    Args:
+        weights: Tensors by name.
+        what: What the weights belong to; the message begins with it.
+
+    Raises:
+        ValueError: A tensor holds NaN or infinity; names the first and counts all.
+    """
+    real = [value.detach() for value in weights.values() if value.is_floating_point()]
+    if not real or bool(get_total_norm(real).isfinite()):  # ten times as fast as looking at every number
+        return
+    broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    if broken:  # otherwise the norm alone was too large
+        counted = f"{len(broken)} of {len(weights)} tensors hold NaN or infinity"
+        raise ValueError(f"{what}: {counted}, the first is {broken[0]!r}")
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -327,21 +327,36 @@ def test_pictures_reach_tensorboard_and_files(tmp_path):
     assert Image.open(folder / "step_00000002" / "val_grid_objects.png").size == (20, 12)
 
 
+def rates(folder, every, steps, **options):
+    """What a fit logs of its throughput, by step."""
+    logged, logger = {}, L.pytorch.loggers.CSVLogger(folder)
+    logger.log_metrics = lambda metrics, step=None: logged.update(
+        {step: metrics} if "second" in str(metrics) else {}
+    )
+    run = trainer(folder, Throughput(every), logger=logger, log_every_n_steps=100, **options)
+    run.fit(Fake(), batches(steps), batches(1))
+    return logged
+
+
 def test_throughput_is_logged_sparsely(tmp_path):
-    logged = []
-    logger = L.pytorch.loggers.CSVLogger(tmp_path)
-    logger.log_metrics = lambda metrics, step=None: logged.append(metrics)
-    trainer(tmp_path, Throughput(every=3), logger=logger, log_every_n_steps=100).fit(Fake(), batches(7))
-    rates = [m for m in logged if "train/samples_per_second" in m]
-    assert len(rates) == 2
-    assert rates[0]["train/frames_per_second"] == pytest.approx(V * T * rates[0]["train/samples_per_second"])
+    logged = rates(tmp_path, 6, 14, limit_val_batches=0)
+    assert list(logged) == [7, 13]  # the first batch does not count, and 1 batch at the end is too few
+    for found in logged.values():
+        assert found["train/frames_per_second"] == pytest.approx(V * T * found["train/samples_per_second"])
     with pytest.raises(ValueError, match="got 0"):
         Throughput(0)
 
 
+@pytest.mark.parametrize("steps, expected", [(30, [15, 30]), (7, [7]), (5, [])])
+def test_short_runs_have_a_throughput_at_validations_and_at_the_end(tmp_path, steps, expected):
+    every = min(steps, 15)
+    logged = rates(tmp_path, 100, steps, val_check_interval=every)
+    assert list(logged) == expected
+
+
 def test_every_fit_shows_its_sources_once_also_one_that_goes_on_in_the_middle(monkeypatch):
     shown = []
-    monkeypatch.setattr("callbacks.grid_logging.show", lambda trainer, name, *picture: shown.append(name))
+    monkeypatch.setattr(GridLogging, "show", lambda self, trainer, name, picture: shown.append(name))
     callback, rank_zero = GridLogging(training_batches=2), SimpleNamespace(is_global_zero=True)
     batch = next(iter(batches(1)))
     for _ in range(2):

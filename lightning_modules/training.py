@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
-from scene4d.networks.pretrained import load_initial_weights
+from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights
 from scene4d.networks.trainable import trainable_parameters
 
 log = logging.getLogger(__name__)
@@ -189,11 +189,3 @@ class Training(L.LightningModule):
         return torch.Generator().manual_seed(
             (start + number * self.trainer.world_size + self.global_rank) % 2**32
         )
-
-
-def checkpoint_averages(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The averaged parameters that a callback has saved in a checkpoint, by name; none if there are none."""
-    for state in checkpoint.get("callbacks", {}).values():
-        if isinstance(state, dict) and state.get("averages"):
-            return state["averages"]
-    return {}

@@ -15,6 +15,7 @@ ANYWHERE = {"atomic"}
 WITHIN_SCENE4D = {
     "atomic": set(),
     "messages": set(),
+    "interruption": set(),
     "types": set(),
     "latent_grid": set(),
     "kernels": set(),

@@ -109,8 +109,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes before a validation, which a signal ends at once."""
-        if not self._in_fit(trainer):
-            return
+        if not self._in_fit(trainer) or self._accumulates:
+            return  # between two optimizer steps nothing can be saved exactly: the next step comes first
         self._stopping = self._stopping or self._asked(trainer)
         self._save(trainer, validation_due=True)
         if self._stopping:

@@ -167,16 +167,17 @@ def test_checkpoints_that_do_not_fit_are_one_line(trained):
     wider = ["--model.init_args.network.init_args.width", "128", "--ckpt_path", str(checkpoint)]
     line = told(*small_autoencoder("validate", root, *wider))
     assert re.fullmatch(
-        r"checkpoint of another architecture: 'network\.\S+' is \[64.*\] there and \[128.*\] in the model; .*",
+        r"\S+last.ckpt: checkpoint of another architecture: 'network\.\S+' is \[64.*\] there and \[128.*\] in the model; .*",
         line,
     )
     deeper = ["--model.init_args.network.init_args.depth", "2", "--ckpt_path", str(checkpoint)]
     line = told(*small_autoencoder("validate", root, *deeper))
     assert re.match(
-        r"checkpoint of another architecture: 'network\.\S+' is absent there and present in", line
+        r"\S+last.ckpt: checkpoint of another architecture: 'network\.\S+' is absent there and present in",
+        line,
     )
     line = told(*small_autoencoder("validate", root, "--ckpt_path", "nope.ckpt"))
-    assert line == "Checkpoint file not found: nope.ckpt"
+    assert line == f"checkpoint 'nope.ckpt' does not exist (in the working directory {str(ROOT)!r})"
 
 
 def test_a_key_that_only_the_checkpoint_has():

@@ -5,31 +5,26 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C during the imports, which take seconds: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
-import os
 import sys
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentError
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks  # noqa: F401 - class paths in configs and checkpoints resolve to these three
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.checkpoint_files import with_whole_checkpoints
 from callbacks.console import calm_console, with_console
+from callbacks.endings import line_of, naming_files
 from callbacks.preemption import leave_signals_alone, with_last_checkpoint
 from callbacks.resuming import find_checkpoint, keep_settings
 from callbacks.saved_config import SavedConfig
-from lightning_modules.config_parser import ConfigParser
+from lightning_modules.config_parser import ConfigParser, with_config_option
 from scene4d.interruption import received, stop, stop_by_signal
-from scene4d.messages import first_difference, one_line, with_working_directory
 from scene4d.networks.pretrained import refuse_missing
 
 
@@ -40,15 +35,7 @@ class Scene4DCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser of config files and options."""
-        parser = ConfigParser(**kwargs)
-        parser.add_argument(
-            "-c",
-            "--config",
-            action=ActionConfigFile,
-            help="YAML file of options. Of several files the later ones win. A file refines another one that it "
-            "names in its first line, as in `config: base.yaml`, by lines such as `trainer.max_steps: 500`.",
-        )
-        return parser
+        return with_config_option(ConfigParser(**kwargs))
 
     def before_instantiate_classes(self) -> None:
         """Finds the checkpoint, whose settings win over the given ones where they cannot change."""
@@ -80,21 +67,14 @@ class Scene4DCLI(LightningCLI):
         return given
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Runs it; what it reads is looked for before anything is written, and errors name files."""
+        """What it reads is looked for before anything is written, and errors name files."""
+        if self.datamodule is None:
+            raise ValueError("no data is given: add --data or a config file with it")
         self.datamodule.setup(subcommand)
         self.datamodule.setup = lambda stage: None  # Lightning would do it again
         refuse_missing(getattr(self.model, "initial_weights", []))
-        try:
+        with naming_files(self.trainer.default_root_dir, self.checkpoint):
             super()._run_subcommand(subcommand)
-        except OSError as error:
-            if error.errno is None or error.filename is not None:
-                raise
-            root = self.trainer.default_root_dir  # TensorBoard's errors do not say what they were about
-            raise OSError(error.errno, os.strerror(error.errno), root) from error
-        except RuntimeError as error:
-            if not str(error).startswith("Error(s) in loading state_dict"):
-                raise
-            raise ValueError(f"{self.checkpoint}: {first_difference(str(error))}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Lightning's would replace the given configuration by the checkpoint's hyperparameters in silence."""
@@ -125,11 +105,9 @@ def run(args: list[str] | None = None) -> None:
             received() is not None
         ):  # workers that the signal has ended may be missed before it is noticed here
             stop()
-        if isinstance(error, (ArgumentError, ValueError, MisconfigurationException)):
-            sys.exit(f"error: {with_working_directory(one_line(error))}")
-        if isinstance(error, OSError) and error.filename is not None:
-            sys.exit(f"error: {with_working_directory(f'{error.filename!r}: {error.strerror}')}")
-        raise
+        if (line := line_of(error)) is None:
+            raise
+        sys.exit(f"error: {line}")
 
 
 if __name__ == "__main__":

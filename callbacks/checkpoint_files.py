@@ -125,7 +125,7 @@ def newest_checkpoint(folders: Sequence[Path]) -> Path | None:
             broken.append(str(error))
             continue
         if broken:
-            log.warning("%s; %s takes its place", broken[0], path)
+            log.info("%s; %s takes its place", broken[0], path)
         return path
     if broken:
         raise ValueError(f"--ckpt_path last: {broken[0]}; no other checkpoint beside it can be read")

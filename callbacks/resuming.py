@@ -75,13 +75,13 @@ def keep_settings(path: str | None, config: Namespace) -> None:
             f"checkpoint {path!r} was made by {before['class_path']}, not {optimizer.class_path}; {AFRESH}"
         )
     if optimizer and (kept := _keep(optimizer.get("init_args"), _optimizer_settings(checkpoint))):
-        log.warning("the optimizer goes on as it was: %s; %s", ", ".join(kept), AFRESH)
+        log.info("the optimizer goes on as it was: %s; %s", ", ".join(kept), AFRESH)
     scheduler = settings.get("lr_scheduler")
     states = checkpoint.get("lr_schedulers") or [{}]
     if scheduler and (kept := _keep(scheduler.get("init_args"), states[0])):
-        log.warning("the schedule goes on as it was: %s; %s", ", ".join(kept), AFRESH)
+        log.info("the schedule goes on as it was: %s; %s", ", ".join(kept), AFRESH)
     if scheduler and (changed := _changes(scheduler, held.get("lr_scheduler") or {}, checkpoint, config)):
-        log.warning("the schedule changes from here on: %s", ", ".join(changed))
+        log.info("the schedule changes from here on: %s", ", ".join(changed))
 
 
 def _optimizer_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:

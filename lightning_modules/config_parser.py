@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from scene4d.messages import refuse_lost_settings
@@ -43,6 +43,18 @@ class ConfigParser(LightningArgumentParser):
         if Path(path).is_file():  # not an address
             refuse_lost_settings(_check_file(Path(path)), Path(path).name)
         return super().parse_path(path, *args, **kwargs)
+
+
+def with_config_option(parser: ConfigParser) -> ConfigParser:
+    """The parser with its option for config files."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file of options. Of several files the later ones win. A file refines another one that it names in "
+        "its first line, as in `config: base.yaml`, by lines such as `trainer.max_steps: 500`.",
+    )
+    return parser
 
 
 def _check_file(path: Path) -> str:

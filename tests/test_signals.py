@@ -26,7 +26,9 @@ def start(command: str, root: Path, *options: str, setup: str = "", **kwargs) ->
         "--model.init_args.initial_weights", "[]", "--model.init_args.lr_scheduler.init_args.warmup_steps", "1",
         *options,
     ]  # fmt: skip
-    code = f"import runpy, sys\n{setup}\nsys.argv[:] = ['main.py', *sys.argv[1:]]\nrunpy.run_path('main.py', run_name='__main__')"
+    code = (
+        f"import runpy, sys\n{setup}\nsys.argv[0] = 'main.py'\nrunpy.run_path('main.py', run_name='__main__')"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, start_new_session=True, **kwargs,

@@ -1,4 +1,4 @@
-"""Checkpoints that are broken, foreign or missing are one line that names the file; `last` finds the newest whole one."""
+"""Broken, foreign and missing checkpoints are one line that names the file; `last` finds the newest whole one."""
 
 import os
 import pickle
@@ -94,6 +94,7 @@ def aged(path, seconds):
 
 
 def test_last_falls_back_to_the_newest_whole_checkpoint(tmp_path, caplog):
+    caplog.set_level("INFO")
     assert newest_checkpoint([tmp_path]) is None
     for age, name in enumerate(["last.ckpt", "epoch=0-step=1.ckpt", "epoch=0-step=2.ckpt"]):
         aged(whole(tmp_path / name), 1000 + age)

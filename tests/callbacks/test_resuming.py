@@ -58,6 +58,7 @@ WARMUP = "--model.init_args.lr_scheduler.init_args.warmup_steps"
 
 @pytest.mark.filterwarnings("ignore")
 def test_another_rate_is_named_and_written_nowhere(trained, tmp_path, caplog):
+    caplog.set_level("INFO")
     given = [LR, "1e-5", "--trainer.max_steps", "4", WARMUP, "2"]
     cli = main(tiny("fit", tmp_path, "--ckpt_path", str(trained), *given))
     (optimizer,) = re.findall(r"the optimizer goes on as it was: (.*?);", caplog.text)
@@ -75,6 +76,7 @@ def test_another_rate_is_named_and_written_nowhere(trained, tmp_path, caplog):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_same_settings_are_nothing_to_tell(trained, tmp_path, caplog):
+    caplog.set_level("INFO")
     main(tiny("fit", tmp_path, "--ckpt_path", str(trained)))
     assert "goes on as it was" not in caplog.text and "changes from here on" not in caplog.text
 
@@ -82,7 +84,7 @@ def test_the_same_settings_are_nothing_to_tell(trained, tmp_path, caplog):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("options, line", [
     (["--model.init_args.trainable", "[^head_]"],
-     r"the checkpoint trains \d+ parameter tensors \(trainable: \['\.\*'\]\), this run \d+ .*\^head_.*initial_weights .*"),
+     r"the checkpoint trains \d+ parameter tensors \(trainable: \['\.\*'\]\), this run \d+ .*\^head_.*; for a new .*"),
     (["--model.init_args.optimizer", "torch.optim.SGD", LR, "0.1"],
      r"checkpoint '.*last.ckpt' was made by torch.optim.AdamW, not torch.optim.SGD; for a new optimizer, .*"),
     (["--ckpt_path", "nope/x.ckpt"], r"checkpoint 'nope/x.ckpt' does not exist \(in the working directory '.*'\)"),
@@ -94,6 +96,7 @@ def test_what_cannot_go_on_is_one_line(trained, tmp_path, options, line):
 
 @pytest.mark.filterwarnings("ignore")
 def test_last_falls_back_for_every_command(trained, tmp_path, caplog):
+    caplog.set_level("INFO")
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     (folder / "last.ckpt").write_bytes(trained.read_bytes()[:5000])

@@ -81,3 +81,16 @@ def stop() -> NoReturn:
 def received() -> int | None:
     """The first signal that this process has received and that shall stop it."""
     return _state.signum
+
+
+def spare_worker(index: int) -> None:
+    """Lets a process that loads data outlive the first SIGTERM and every SIGINT, as `worker_init_fn` of a DataLoader.
+
+    SLURM and Ctrl-C send signals to all processes at once, and a training that stops after its step still needs
+    its workers. They end with it; a second SIGTERM, which a DataLoader sends to workers that do not, ends them, too.
+
+    Args:
+        index: Number of the worker.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -45,7 +45,7 @@ BETWEEN_PACKAGES = {
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
-FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
+FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format", "interruption"}
 FOR_PREPARATION = FOR_DATAMODULES | {"atomic"}
 # it runs the autoencoder so that training need not
 MORE_FOR = {

@@ -108,3 +108,47 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert status(process)[0] == 130 and time.monotonic() - began < 10
+
+
+RANK = """
+import sys, torch
+sys.path[:0] = [{root!r}, {root!r} + "/tests/callbacks"]
+import test_last_checkpoint as runs
+from lightning import Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
+rank, stage, step, folder = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+torch.set_num_threads(1)
+runs.stop_by_signal()
+trainer = Trainer(
+    default_root_dir=folder, max_steps=8, accelerator="cpu", devices=2, strategy="ddp", logger=False,
+    val_check_interval=4, check_val_every_n_epoch=None, enable_progress_bar=False, enable_model_summary=False,
+    num_sanity_val_steps=0, use_distributed_sampler=False, callbacks=[runs.LastCheckpoint()],
+    plugins=[runs.WholeCheckpoints(), LightningEnvironment()],
+)
+runs.leave_signals_alone(trainer)
+model = runs.Line((stage, step) if rank == 1 else None)
+trainer.fit(model, runs.Endless(), runs.DataLoader(torch.ones(4, 3), batch_size=2))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step, saved, due", [(1, 2, False), (3, 4, True)])
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, free_port, step, saved, due):
+    def rank(number: int) -> subprocess.Popen:
+        shared = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port),
+            "NODE_RANK": "0",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-c", RANK.format(root=str(ROOT)), str(number), "train", str(step), str(tmp_path)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "LOCAL_RANK": str(number), "RANK": str(number), **shared},
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    ranks = [rank(0), rank(1)]
+    assert [status(process)[0] for process in ranks] == [143, 143]
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == saved
+    assert checkpoint["callbacks"]["LastCheckpoint"]["validation_due"] == due

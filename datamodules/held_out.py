@@ -15,6 +15,7 @@ from datamodules.collation import collate
 from datamodules.loader import rank_and_world
 from datamodules.mixture import Read
 from datamodules.shards import read_shard
+from scene4d.interruption import spare_worker
 from scene4d.types import SceneBatch
 
 Batch = TypeVar("Batch")
@@ -127,8 +128,8 @@ class HeldOutLoader:
         """
         self.dataset.rank, self.dataset.ranks = rank_and_world()
         for batch in DataLoader(
-            self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is
-        ):
+            self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is, worker_init_fn=spare_worker
+        ):  # fmt: skip
             if isinstance(batch, str):
                 raise ValueError(batch)
             yield batch

@@ -6,13 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-
-def checkpoint_averages(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The averaged parameters that a callback has saved in a checkpoint, by name; none if there are none."""
-    for state in checkpoint.get("callbacks", {}).values():
-        if isinstance(state, dict) and state.get("averages"):
-            return state["averages"]
-    return {}
+from scene4d.networks.pretrained import checkpoint_averages
 
 
 def checkpoint_tensors(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_modules.checkpoint_contents import checkpoint_averages, checkpoint_tensors
+from lightning_modules.checkpoint_contents import checkpoint_tensors
 from lightning_modules.step_watch import StepWatch
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
-from scene4d.networks.pretrained import load_initial_weights, refuse_non_finite
+from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights, refuse_non_finite
 from scene4d.networks.trainable import trainable_parameters
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ WITHIN_SCENE4D = {
     "file_names": set(),
     "messages": set(),
     "folders": set(),
+    "interruption": set(),
     "types": set(),
     "latent_grid": set(),
     "kernels": set(),
@@ -50,6 +51,7 @@ BETWEEN_PACKAGES = {
 }
 FOR_DATAMODULES = {
     "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
+    "interruption",
 }  # fmt: skip
 FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
 # it runs the autoencoder so that training need not

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors.torch import load_file
@@ -83,21 +83,21 @@ def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a `.safetensors` or PyTorch file without unpickling anything but tensors.
 
+    Of a checkpoint of a training it takes the weights of `network`, averaged where the checkpoint has averages.
+
     Raises:
         ValueError: The file is missing, unreadable, or holds no tensors; says what belongs there.
     """
+    refuse_missing([str(path)])
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"weights file {str(path)!r} does not exist; put a .safetensors or .pt file there (VGGT-1B is "
-            "model.safetensors or model.pt of huggingface.co/facebook/VGGT-1B) or change the path"
-        )
     try:
         if path.suffix == ".safetensors":
             return from_eight_bits(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors raises its own Rust types, torch.load a dozen
         raise ValueError(f"weights file {str(path)!r} cannot be read: {error}") from error
+    if isinstance(content, dict) and "pytorch-lightning_version" in content:
+        content = network_weights(content)
     if isinstance(content, dict):
         content = content.get("state_dict", content.get("model", content))
     if not isinstance(content, dict) or not all(
@@ -105,6 +105,36 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     ):
         raise ValueError(f"weights file {str(path)!r} holds no dictionary of tensors by name")
     return content
+
+
+def refuse_missing(paths: Sequence[str]) -> None:
+    """Checks that weight files are there.
+
+    Raises:
+        ValueError: One is missing; says what belongs there.
+    """
+    for path in paths:
+        if not Path(path).is_file():
+            where = "" if Path(path).is_absolute() else f" in the working directory {str(Path.cwd())!r}"
+            raise ValueError(
+                f"weights file {str(path)!r} does not exist{where}; put a .safetensors or .pt file there (VGGT-1B is "
+                "model.safetensors or model.pt of huggingface.co/facebook/VGGT-1B) or change the path"
+            )
+
+
+def checkpoint_averages(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged parameters that a callback has saved in a checkpoint, by name; none if there are none."""
+    for state in checkpoint.get("callbacks", {}).values():
+        if isinstance(state, dict) and state.get("averages"):
+            return state["averages"]
+    return {}
+
+
+def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a LightningModule's `network` in a checkpoint, averaged where it has averages."""
+    weights = checkpoint["state_dict"] | checkpoint_averages(checkpoint)
+    start = "network."
+    return {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
 
 
 @runtime_checkable

@@ -85,7 +85,7 @@ class Clips:
         """
         info = video_info(scene.path)
         video = Video(scene.path, info, self.size * ZOOM)
-        shots = find_shots(video.frames(range(info.count)))
+        shots = find_shots(video.previews())
         windows = find_windows(shots, info.rate, self.frames, self.fps)
         seed, count = self.seed ^ zlib.crc32(scene.name.encode()), 0
         for window, frames in cut_clips(video, windows, self.clips, self.frames, self.size, seed):

@@ -19,6 +19,7 @@ CUT_RATIO = 4.0  # at a cut, at least this many times more pixels change than ar
 MIN_MOTION = 0.6  # grey levels of 255, mean over a clip: below it nothing moves
 MIN_CONTRAST = 10.0  # grey levels, standard deviation: below it nothing is seen
 TRIES = 12
+PREVIEW = 90  # pixels of the shorter side of the frames in which cuts are looked for
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class Video:
     path: Path
     info: VideoInfo
     short_side: int
+
+    def previews(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
+        """Decodes all frames, small and fast; one is in memory.
+
+        Raises:
+            ValueError: The file cannot be decoded; names it.
+        """
+        yield from read_frames(self.path, self.info.times(range(self.info.count)), PREVIEW)
 
     def frames(self, numbers: Sequence[int]) -> Iterator[UInt8[ndarray, "h w 3"]]:
         """Decodes frames with the given numbers, in rising order; one is in memory.

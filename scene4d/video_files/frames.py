@@ -43,7 +43,9 @@ def frame_times(path: str | Path, until: float = math.inf) -> Float[np.ndarray, 
     return np.array(times[: bisect_right(times, until) + 1])
 
 
-def read_frames(path: str | Path, times: Iterable[float]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+def read_frames(
+    path: str | Path, times: Iterable[float], short_side: int | None = None
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """Yields for every wanted time the frame that is nearest to it: upright, with square pixels, in RGB.
 
     A frame comes more than once where the video has fewer frames than are wanted.
@@ -51,18 +53,27 @@ def read_frames(path: str | Path, times: Iterable[float]) -> Iterator[UInt8[np.n
     Args:
         path: The video.
         times: Seconds from the first frame, in rising order.
+        short_side: Frames are shrunk (never enlarged) to a shorter side of so many pixels, by a fast bilinear filter;
+            None keeps their size.
 
     Raises:
         ValueError: Missing or unreadable, ends before the last time, or changes its size; names it.
     """
-    rgb, number, way = RGBFrames(), -1, None
+    rgb, number, way, size = RGBFrames(), -1, None, (0, 0)
     for shown in _nearest(path, times):
         if shown.number != number:
             with naming(path):
-                way = way or orientation(shown.frame, shown.aspect)
-                pixels = way.apply(rgb.convert(shown.frame, way.width, way.height))
+                if way is None:
+                    way = orientation(shown.frame, shown.aspect)
+                    size = _shrunk(way.width, way.height, short_side)
+                pixels = way.apply(rgb.convert(shown.frame, *size))
             number = shown.number
         yield pixels
+
+
+def _shrunk(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    scale = 1.0 if short_side is None else min(1.0, short_side / min(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def read_orientation(path: str | Path) -> Orientation:

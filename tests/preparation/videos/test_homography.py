@@ -46,7 +46,7 @@ def read_shard(path):
 
 
 def test_cut_is_found_and_a_pan_is_none(two_shots):
-    assert find_shots(Video(two_shots, video_info(two_shots), 40).frames(range(80))) == [(0, 40), (40, 80)]
+    assert find_shots(Video(two_shots, video_info(two_shots), 40).previews()) == [(0, 40), (40, 80)]
     texture = np.random.default_rng(0).integers(0, 255, (40, 400, 3), dtype=np.uint8)
     texture = texture.repeat(8, 0)[:40].repeat(8, 1)
     pan = np.stack([texture[:, 30 * t : 30 * t + 64] for t in range(20)])
@@ -59,7 +59,7 @@ def test_memory_is_bounded_by_the_window(tmp_path):
     path.write_bytes(encode_video(np.concatenate([moving_square(40, (255, 40, 40), 60)] * 15), 25))
     tracemalloc.start()
     video = Video(path, video_info(path), 40)
-    windows = find_windows(find_shots(video.frames(range(600))), 25, 9, 12)
+    windows = find_windows(find_shots(video.previews()), 25, 9, 12)
     found = list(zip(*cut_clips(video, windows, 80, 9, SIZE, 0)))[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

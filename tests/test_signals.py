@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # each start takes the seconds of the imports
 ROOT = Path(__file__).parents[1]
 NETWORK = "--model.init_args.network.init_args"
 
@@ -49,7 +50,7 @@ def status(process: subprocess.Popen) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("signum, code", [
-    (signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    (signal.SIGTERM, 143), (signal.SIGINT, 130),
 ])  # fmt: skip
 def test_a_stopped_training_has_its_status_and_goes_on(tmp_path, signum, code):
     process = start("fit", tmp_path)
@@ -62,7 +63,6 @@ def test_a_stopped_training_has_its_status_and_goes_on(tmp_path, signum, code):
     assert not list(tmp_path.rglob(".*.tmp")) and not list(tmp_path.glob("*.safetensors"))
 
 
-@pytest.mark.slow  # each start takes the seconds of the imports
 @pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("seconds", [0.3, 2.0, 4.0])
 def test_a_start_that_is_stopped_has_its_status(tmp_path, signum, code, seconds):
@@ -73,7 +73,6 @@ def test_a_start_that_is_stopped_has_its_status(tmp_path, signum, code, seconds)
     assert (found == code or seconds < 1) and "File " not in printed, printed  # before main.py it is Python's
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_a_stopped_evaluation_has_its_status_and_leaves_nothing(tmp_path, command, signum, code):
@@ -93,7 +92,6 @@ def test_a_stopped_evaluation_has_its_status_and_leaves_nothing(tmp_path, comman
     assert not list(tmp_path.rglob(".*.tmp")) and not list(tmp_path.glob("*.json"))
 
 
-@pytest.mark.slow
 def test_a_second_interrupt_ends_at_once(tmp_path):
     slow = (
         "import pathlib, time\nimport lightning_modules\nC = lightning_modules.AutoencoderTraining\n"
@@ -131,7 +129,6 @@ trainer.fit(model, runs.Endless(), runs.DataLoader(torch.ones(4, 3), batch_size=
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step, saved, due", [(1, 2, False), (3, 4, True)])
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path, free_port, step, saved, due):
     def rank(number: int) -> subprocess.Popen:

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from main import main
 
+pytestmark = pytest.mark.slow  # minutes
 ROOT = Path(__file__).parents[1]
 DDP = {"trainer.devices": 2, "trainer.strategy": "ddp"}
 SMALL = {"data.init_args.size": 32, "data.init_args.num_workers": 0, "data.init_args.val_batch_size": 1}
@@ -158,7 +159,6 @@ def test_scores_of_an_uneven_number_of_scenes_are_those_of_one_rank(ran, one_ran
     assert {row["count"] for row in rows[part] if row["score"] == "psnr"} <= {2, 3}
 
 
-@pytest.mark.slow
 def test_the_other_two_ways_to_score_on_two_ranks(tmp_path, one_rank):
     lines = {
         "diffusion": score("test", "diffusion", tmp_path / "diffusion", DDP | GRIDS | SHORT),

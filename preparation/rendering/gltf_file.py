@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 MAGIC, JSON_CHUNK = 0x46546C67, 0x4E4F534A
+WORD = 4  # bytes; the length of a chunk is a multiple
 SHOWN = ("mesh", "skin", "camera", "extensions")  # what makes a node visible
 
 
@@ -96,7 +97,7 @@ class GltfFile:
 
     def _packed(self, document: dict) -> bytes:
         text = json.dumps(document).encode()
-        text += b" " * (-len(text) % 4)
+        text += b" " * (-len(text) % WORD)
         total = 20 + len(text) + len(self.buffers)
         return struct.pack("<5I", MAGIC, 2, total, len(text), JSON_CHUNK) + text + self.buffers
 

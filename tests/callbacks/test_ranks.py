@@ -24,9 +24,8 @@ def alive(pid: int) -> bool:
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("mode", [
-    "kill_0", pytest.param("kill_1", marks=pytest.mark.slow), pytest.param("raise_1", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["kill_0", "kill_1", "raise_1"])
 def test_when_one_rank_dies_all_end(tmp_path, mode):
     line = [sys.executable, str(ROOT / "tests" / "dying_ranks.py"), mode, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -295,8 +295,8 @@ def whole(folder):
     return drawn(loader(urls_of(folder, folder / "objects-0.tar")))
 
 
-def check(folder, shard, whole, caplog):
-    """Returns the one line that names the damage."""
+def check(folder, shard, whole, caplog, most=1):
+    """Returns the line that names the damage; `most` samples may be hit."""
     batches = loader(urls_of(folder, shard))
     found = drawn(batches)
     for key, tensors in found.items():
@@ -304,8 +304,9 @@ def check(folder, shard, whole, caplog):
     assert {f"objects_1_{index}" for index in range(3)} <= set(found)
     assert batches.unreadable["objects"] >= 1 and batches.unreadable["physics"] == 0
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert len(warnings) == 1 and str(shard) in warnings[0] and "\n" not in warnings[0]
-    assert warnings[0].startswith("source 'objects': skipped s")
+    assert 1 <= len(warnings) <= most
+    for line in warnings:
+        assert str(shard) in line and "\n" not in line and line.startswith("source 'objects': skipped s")
     return warnings[0]
 
 
@@ -314,7 +315,7 @@ def test_damaged_archive(folder, whole, tmp_path, kind, caplog):
     shard = tmp_path / "damaged.tar"
     if ARCHIVES[kind] is not None:
         shard.write_bytes(ARCHIVES[kind]((folder / "objects-0.tar").read_bytes()))
-    check(folder, shard, whole, caplog)
+    check(folder, shard, whole, caplog, most=2)  # the bytes decide whether a neighbour is hit, too
 
 
 def test_a_folder_in_place_of_a_shard(folder, whole, tmp_path, caplog):

@@ -2,86 +2,85 @@
 
 from __future__ import annotations
 
-import os
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
+
 import sys
-from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks  # noqa: F401 - class paths in configs and checkpoints resolve to these three
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
+from callbacks.checkpoint_files import with_whole_checkpoints
 from callbacks.console import calm_console, with_console
-from scene4d.messages import first_difference, one_line, refuse_lost_settings
-
-
-class ConfigParser(LightningArgumentParser):
-    """Reads configs that refine another one. jsonargparse would drop some of their settings in silence."""
-
-    def parse_path(self, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Namespace:
-        """Parses a config file.
-
-        Raises:
-            ValueError: A setting of the file would take the place of others; names both.
-        """
-        if Path(path).is_file():  # not an address
-            refuse_lost_settings(Path(path).read_text(), Path(path).name)
-        return super().parse_path(path, *args, **kwargs)
+from callbacks.endings import line_of, naming_files
+from callbacks.preemption import leave_signals_alone, with_last_checkpoint
+from callbacks.ranks import OneEnd, refuse_strategy
+from callbacks.resuming import find_checkpoint, keep_settings
+from callbacks.saved_config import SavedConfig
+from callbacks.tensorboard import StepLogger
+from lightning_modules.config_parser import ConfigParser, with_config_option
+from scene4d.interruption import received, stop, stop_by_signal
+from scene4d.networks.pretrained import refuse_missing
 
 
 class Scene4DCLI(LightningCLI):
     """LightningCLI whose runs live in `trainer.default_root_dir`, so that `--ckpt_path last` finds them."""
 
+    checkpoint: str | None = None  # what --ckpt_path means
+
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser of config files and options."""
-        parser = ConfigParser(**kwargs)
-        parser.add_argument(
-            "-c",
-            "--config",
-            action=ActionConfigFile,
-            help="YAML file of options. Of several files the later ones win. A file refines another one that it "
-            "names in its first line, as in `config: base.yaml`, by lines such as `trainer.max_steps: 500`.",
-        )
-        return parser
+        return with_config_option(ConfigParser(**kwargs))
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the checkpoint, whose settings win over the given ones where they cannot change."""
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        config.trainer.default_root_dir = config.trainer.default_root_dir or "runs/default"
+        self.checkpoint = find_checkpoint(self.subcommand, config.ckpt_path, config.trainer)
+        if self.subcommand == "fit":
+            keep_settings(self.checkpoint, config)
+        else:  # beside the training's config.yaml and those of other models, not over them
+            model = config.model.class_path.rsplit(".", 1)[-1]
+            self.save_config_kwargs["config_filename"] = f"{self.subcommand}_{model}.yaml"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = self._get(self.config_init, "trainer")
+        refuse_strategy(trainer.strategy)
         if trainer.logger in (None, True):
-            root = trainer.default_root_dir or "runs/default"
-            kwargs["logger"] = TensorBoardLogger(root, name="", version="")
-        if self.subcommand != "fit":  # beside the training's config.yaml, not over it
-            self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
-        trainer.callbacks = with_console(trainer.callbacks, trainer.enable_progress_bar)
-        return super().instantiate_trainer(**kwargs)
+            kwargs["logger"] = StepLogger(trainer.default_root_dir)
+        trainer.callbacks = [OneEnd(), *with_console(trainer.callbacks, trainer.enable_progress_bar)]
+        if self.subcommand == "fit" and trainer.enable_checkpointing is not False:
+            trainer.callbacks = with_last_checkpoint(trainer.callbacks)
+        built = super().instantiate_trainer(**kwargs, plugins=with_whole_checkpoints(trainer.plugins))
+        leave_signals_alone(built)
+        return built
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Finds the last checkpoint for subcommands that write none: Lightning would warn and go on without it."""
         given = super()._prepare_subcommand_kwargs(subcommand)
-        if subcommand != "fit" and given.get("ckpt_path") == "last":
-            given["ckpt_path"] = last_checkpoint(Path(self.trainer.default_root_dir))
+        given["ckpt_path"] = self.checkpoint
         if subcommand in ("validate", "test"):  # MetricsExport prints a better table
             given["verbose"] = False
         return given
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """What it reads is looked for before anything is written, and errors name files."""
+        if self.datamodule is None:
+            raise ValueError("no data is given: add --data or a config file with it")
+        self.datamodule.setup(subcommand)
+        self.datamodule.setup = lambda stage: None  # Lightning would do it again
+        refuse_missing(getattr(self.model, "initial_weights", []))
+        with naming_files(self.trainer.default_root_dir, self.checkpoint):
+            super()._run_subcommand(subcommand)
+
     def _parse_ckpt_path(self) -> None:
         """Lightning's would replace the given configuration by the checkpoint's hyperparameters in silence."""
-
-
-def last_checkpoint(root: Path) -> str:
-    """The newest `last.ckpt` of the run in a folder.
-
-    Raises:
-        ValueError: There is none; names the folder.
-    """
-    found = list((root / "checkpoints").glob("last*.ckpt"))
-    if not found:
-        raise ValueError(f"--ckpt_path last: there is no last.ckpt in {str(root / 'checkpoints')!r}")
-    return str(max(found, key=lambda path: path.stat().st_mtime))
 
 
 def main(args: list[str] | None = None) -> Scene4DCLI:
@@ -89,9 +88,10 @@ def main(args: list[str] | None = None) -> Scene4DCLI:
     return Scene4DCLI(
         LightningModule,
         LightningDataModule,
+        SavedConfig,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
+        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
         trainer_defaults={"enable_model_summary": False},  # RunSummary says what matters
         parser_kwargs={"exit_on_error": False, "description": __doc__},
         args=args,
@@ -103,13 +103,16 @@ def run(args: list[str] | None = None) -> None:
     calm_console()
     try:
         main(args)
-    except (ArgumentError, ValueError, MisconfigurationException) as error:
-        sys.exit(f"error: {one_line(error)}")
-    except (FileNotFoundError, RuntimeError) as error:
-        if not str(error).startswith(("Checkpoint file not found", "Error(s) in loading state_dict")):
+    except Exception as error:
+        if (
+            received() is not None
+        ):  # workers that the signal has ended may be missed before it is noticed here
+            stop()
+        if (line := line_of(error)) is None:
             raise
-        sys.exit(f"error: {first_difference(str(error))}")
+        sys.exit(f"error: {line}")
 
 
 if __name__ == "__main__":
+    stop_by_signal()
     run()

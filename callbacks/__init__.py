@@ -4,6 +4,7 @@ from callbacks.ema import ExponentialMovingAverage
 from callbacks.gaussian_export import GaussianExport
 from callbacks.grid_export import GridExport
 from callbacks.grid_logging import GridLogging
+from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.metrics_export import MetricsExport
 from callbacks.throughput import Throughput
 from callbacks.weights_export import WeightsExport
@@ -13,6 +14,7 @@ __all__ = [
     "GaussianExport",
     "GridExport",
     "GridLogging",
+    "LastCheckpoint",
     "MetricsExport",
     "Throughput",
     "WeightsExport",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from scene4d.distributed.sharding import gather, local, reshard, scatter
 
@@ -34,6 +35,7 @@ class ExponentialMovingAverage(L.Callback):
         self._writes = True
         self._loaded: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}  # the trained values while the averages are in their place
+        self._hook: RemovableHandle | None = None
 
     @torch.no_grad()
     def update(self, module: L.LightningModule) -> None:
@@ -91,20 +93,6 @@ class ExponentialMovingAverage(L.Callback):
         whole = self.whole_averages()
         return {"updates": self.updates, "averages": whole if self._writes else {}}
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Puts the trained values into a checkpoint that is asked for during validation, as a preemption may.
-
-        The parameters hold the averages at that moment and keep them. Every rank must call this: where the
-        checkpoint is written whole, only rank 0 holds its weights, but all ranks hold a part of the values.
-        """
-        weights = checkpoint["state_dict"]
-        for name, trained in self._raw.items():
-            value = trained if isinstance(weights.get(name), DTensor) else gather(trained)
-            if name in weights:
-                weights[name] = value
-
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -142,6 +130,7 @@ class ExponentialMovingAverage(L.Callback):
         for name, parameter in trainable(module).items():
             self._raw[name] = parameter.detach().clone()
             local(parameter).copy_(local(self.averages[name]))
+        self._hook = module.register_state_dict_post_hook(partial(self._tell_trained_values))
 
     @torch.no_grad()
     def _put_back(self, module: L.LightningModule) -> None:
@@ -151,6 +140,20 @@ class ExponentialMovingAverage(L.Callback):
         for name, parameter in trainable(module).items():
             local(parameter).copy_(local(self._raw[name]))
         self._raw = {}
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _tell_trained_values(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
+    ) -> None:
+        """Puts the trained values into every checkpoint that is asked for during validation, as a preemption may.
+
+        The parameters hold the averages at that moment and keep them. A hook of the module's, not of the callback's:
+        Lightning calls no callback for a checkpoint of weights alone.
+        """
+        for name, trained in self._raw.items():
+            if prefix + name in state_dict:
+                state_dict[prefix + name] = trained
 
 
 def trainable(module: L.LightningModule) -> dict[str, Tensor]:

@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from callbacks.grid_export import frame_rate, scene_folder
+from callbacks.grid_export import frame_rate
+from callbacks.scene_folders import SceneFolders
 from scene4d.atomic import write_json
 from scene4d.gaussians.ply import write_ply
 from scene4d.gaussians.pruning import prune_by_opacity
+from scene4d.gaussians.usable import usable_gaussians
 from scene4d.geometry.trajectories import orbit
 from scene4d.rendering.render import render_gaussians
 from scene4d.types import Cameras, Gaussians, Reconstruction, SceneBatch
@@ -29,7 +31,8 @@ class GaussianExport(L.Callback):
     """Writes every predicted reconstruction to `<output>/<key>/`.
 
     The folder of a scene holds one PLY file per timestep (`frames/frame_0001.ply` and so on), `cameras.json`,
-    `orbit.mp4` (a new camera path that loops while time runs) and `viewer.html` (opens by double-click).
+    `orbit.mp4` (a new camera path that loops while time runs) and `viewer.html` (opens by double-click). A second
+    scene with the same key gets `<output>/<key>_2/`, see `SceneFolders`.
 
     Args:
         output: The folder, relative to the trainer's default_root_dir.
@@ -49,13 +52,17 @@ class GaussianExport(L.Callback):
         enlarge: int = 4,
         background: tuple[float, float, float] | None = None,
     ) -> None:
-        self.output, self.subfolders, self.opacity_threshold = output, subfolders, opacity_threshold
-        self.orbit_rounds, self.enlarge, self.background = orbit_rounds, enlarge, background
-        self.written: list[str] = []
+        self.opacity_threshold, self.background = opacity_threshold, background
+        self.orbit_rounds, self.enlarge = orbit_rounds, enlarge
+        self.folders = SceneFolders(output, subfolders)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets earlier runs."""
-        self.written = []
+        self.folders.start(trainer)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leaves nothing but the scenes."""
+        self.folders.end(trainer)
 
     def on_predict_batch_end(
         self,
@@ -77,14 +84,12 @@ class GaussianExport(L.Callback):
             )
         times, keys = outputs.frame_times, outputs.keys
         for index in range(len(outputs.gaussians.means)):
-            key = keys[index] if keys else f"{len(self.written):04d}"
-            root = Path(trainer.default_root_dir) / self.output
-            folder = scene_folder(root, key, self.subfolders, self.written)
+            key = keys[index] if keys else f"{len(self.folders.written):04d}"
+            folder = self.folders.next(trainer, key)
             seconds = [] if times is None else times[index].tolist()
             size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
             background = self.background or tuple(outputs.background[index].tolist())
             self.write(folder, outputs.gaussians[index], outputs.cameras[index], seconds, size, background)
-            self.written.append(key)
 
     @torch.no_grad()
     def write(
@@ -105,10 +110,19 @@ class GaussianExport(L.Callback):
             frame_times: Seconds; empty = unknown.
             size: (height, width) that the intrinsics refer to, pixels.
             background: RGB in [0, 1].
+
+        Raises:
+            ValueError: A camera or all Gaussians of a timestep are NaN, as after a training that diverged; nothing
+                is written then.
         """
         gaussians = gaussians.to(dtype=torch.float32, device="cpu")
         cameras = cameras.to(dtype=torch.float32, device="cpu")
-        frames = [prune_by_opacity(gaussians[t], self.opacity_threshold) for t in range(len(gaussians.means))]
+        if not all(bool(x.isfinite().all()) for x in (cameras.c2w, cameras.intrinsics)):
+            raise ValueError(f"{folder}: a predicted camera holds NaN or infinite values, nothing is written")
+        frames = [
+            usable_gaussians(gaussians[t], f"{folder}, timestep {t}") for t in range(len(gaussians.means))
+        ]
+        frames = [prune_by_opacity(frame, self.opacity_threshold) for frame in frames]
         fps = frame_rate(frame_times)
         (folder / "frames").mkdir(parents=True, exist_ok=True)
         for old in (folder / "frames").glob("frame_*.ply"):  # of an earlier, longer run

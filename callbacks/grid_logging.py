@@ -12,6 +12,7 @@ from jaxtyping import Float
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from scene4d.file_names import safe_name
 from scene4d.types import SceneBatch
 from scene4d.visualization import frame_references, grid_sheet, write_png
 
@@ -36,6 +37,11 @@ class GridLogging(L.Callback):
         self.training_batches, self.frames, self.enlarge = training_batches, frames, enlarge
         self._seen: set[str] = set()
         self._batches = 0
+        self._folder = Path()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Learns the log folder, which rank 0 tells to all: every rank must ask."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets earlier runs."""
@@ -60,31 +66,32 @@ class GridLogging(L.Callback):
                     # torch types what it does not know of a module as a tensor
                     images = pl_module.generator.images(sample)  # type: ignore[union-attr, operator]
                     sample = replace(sample, images=images)
-                show(trainer, f"train/{source}", _training_sheet(sample, self.frames), self.enlarge)
+                self.show(trainer, f"train/{source}", _training_sheet(sample, self.frames))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Shows `pl_module.pictures`."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         for name, picture in getattr(pl_module, "pictures", {}).items():
-            show(trainer, f"val/{name}", picture, self.enlarge)
+            self.show(trainer, f"val/{name}", picture)
 
     on_test_end = on_validation_end
+
+    def show(self, trainer: L.Trainer, name: str, picture: Float[Tensor, "c h w"]) -> None:
+        """Logs one picture to every TensorBoard logger and writes it as PNG under the log folder; on rank 0 alone.
+
+        Names of sources and keys of scenes come from data: what a file name cannot hold becomes `_`.
+        """
+        parts = [safe_name(part) for part in name.split("/")]
+        picture = picture.detach().float().clamp(0, 1).cpu()
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("/".join(parts), picture, trainer.global_step)
+        folder = self._folder / f"step_{trainer.global_step:08d}"
+        write_png(folder / f"{safe_name('_'.join(parts))}.png", picture, self.enlarge)
 
 
 def _training_sheet(sample: SceneBatch, frames: int) -> Float[Tensor, "c h w"]:
     images, count = sample.images[0].float(), sample.images.shape[2]
     chosen = torch.linspace(0, count - 1, min(frames, count)).round().long().to(images.device)
     return grid_sheet(frame_references(images, sample.reference[0])[:, chosen])
-
-
-def show(trainer: L.Trainer, name: str, picture: Float[Tensor, "c h w"], enlarge: int = 1) -> None:
-    """Logs one picture to every TensorBoard logger and writes it as PNG under the log folder."""
-    picture = picture.detach().float().clamp(0, 1).cpu()
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, picture, trainer.global_step)
-    folder = (
-        Path(trainer.log_dir or trainer.default_root_dir) / "pictures" / f"step_{trainer.global_step:08d}"
-    )
-    write_png(folder / f"{name.replace('/', '_')}.png", picture, enlarge)

@@ -15,6 +15,7 @@ from torch import Tensor
 from callbacks.ema import ExponentialMovingAverage
 from scene4d.atomic import replacing
 from scene4d.distributed.sharding import gather, reshard
+from scene4d.networks.pretrained import refuse_non_finite
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class WeightsExport(L.Callback):
         """Writes the file; every rank must call it, rank 0 writes.
 
         Raises:
-            ValueError: The LightningModule has no such network.
+            ValueError: The LightningModule has no such network, or a weight is NaN or infinite.
         """
         network = getattr(pl_module, self.module, None)
         if not isinstance(network, torch.nn.Module):
@@ -68,6 +69,7 @@ class WeightsExport(L.Callback):
         average = next((c for c in _callbacks(trainer) if isinstance(c, ExponentialMovingAverage)), None)
         averages = {} if average is None else average.whole_averages()
         weights = self._collect(network, averages)
+        refuse_non_finite(weights, f"{self.path} is not written{' in float16' if self.half else ''}")
         if trainer.is_global_zero:
             self._write(Path(trainer.default_root_dir) / self.path, weights, {
                 "step": str(trainer.global_step), "config_hash": config_hash(pl_module),

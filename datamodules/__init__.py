@@ -7,6 +7,7 @@ from datamodules.references import ReferencePolicy
 from datamodules.scenes import SceneDataModule
 from datamodules.selection import ContextSelection, GridSelection
 from datamodules.sources import Source, SourceDefaults
+from datamodules.synchronized_views import SynchronizedViews, read_views
 
 __all__ = [
     "ContextSelection",
@@ -19,5 +20,7 @@ __all__ = [
     "SceneDataModule",
     "Source",
     "SourceDefaults",
+    "SynchronizedViews",
     "read_references",
+    "read_views",
 ]

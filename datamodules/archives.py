@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ Members = dict[str, bytes]
 
 SILENCE_SECONDS = 10.0  # a server or command that says nothing for this long counts as failed
 WAITS = (1.0, 3.0)  # seconds before the second and the third attempt at a remote shard
+TEMPORARY = (408, 425, 429)  # answers of a server that is asked again: it timed out or has too much to do
 
 
 def is_remote(url: str) -> bool:
@@ -48,18 +50,36 @@ def open_shard(url: str, silence: float = SILENCE_SECONDS) -> AbstractContextMan
     return open(url, "rb")
 
 
+def check_scheme(url: str) -> None:
+    """Checks that a remote address can be opened at all, without asking its server.
+
+    Raises:
+        ValueError: Its scheme is unknown, or needs a package that is not installed; names both.
+    """
+    if url.startswith(("pipe:", "http://", "https://")) or "://" not in url:
+        return
+    for scheme in url.partition("://")[0].split("::"):
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except (ImportError, ValueError) as error:  # fsspec names the package
+            raise ValueError(f"{url!r} cannot be opened: {error}") from error
+
+
 def read_archive(url: str, retry: bool = True) -> Iterator[Members]:
     """Yields the raw samples of a shard, nothing decoded.
 
-    A remote shard that fails is read again from its start after a wait; samples yielded before are passed over.
+    A remote shard that fails is read again from its start after a wait; samples yielded before are passed over. What
+    will not change, as a package or a file that is missing, is not waited for.
 
     Args:
         url: Path or address.
         retry: Whether a remote shard is tried more than once.
 
     Raises:
+        ValueError: The scheme of an address is unknown, or needs a package that is not installed.
         Exception: Opening or reading fails; `tarfile.ReadError` if the archive is damaged or cut off.
     """
+    check_scheme(url)
     given = 0
     for wait in [*(WAITS if retry and is_remote(url) else ()), None]:
         try:
@@ -68,17 +88,24 @@ def read_archive(url: str, retry: bool = True) -> Iterator[Members]:
                     given += 1
                     yield sample
             return
-        except Exception:
-            if wait is None:
+        except Exception as error:
+            if wait is None or _is_final(error):
                 raise
             time.sleep(wait)
+
+
+def _is_final(error: Exception) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return 400 <= error.code < 500 and error.code not in TEMPORARY
+    return isinstance(error, (ImportError, FileNotFoundError, PermissionError))
 
 
 def _files(url: str) -> Iterator[dict[str, str | bytes]]:
     """Yields the files of an archive as webdataset groups them; the empty one ends the last sample."""
     with open_shard(url) as stream:
         for name, content in tar_files(stream):
-            yield {"fname": name, "data": content, "__url__": url}
+            # `tar -C FOLDER -cf SHARD .` puts ./ in front of every name
+            yield {"fname": name.removeprefix("./"), "data": content, "__url__": url}
     yield {}
 
 

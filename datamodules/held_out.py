@@ -15,6 +15,7 @@ from datamodules.collation import collate
 from datamodules.loader import rank_and_world
 from datamodules.mixture import Read
 from datamodules.shards import read_shard
+from scene4d.interruption import spare_worker
 from scene4d.types import SceneBatch
 
 Batch = TypeVar("Batch")
@@ -57,7 +58,14 @@ class HeldOutBatches(IterableDataset):
             yield str(error)
 
     def _scene(self, members: Members) -> SceneBatch:
-        return self.read(members, Random(f"{self.seed}/{self.name}/{str(members['__key__'])}"))
+        """Reads a sample; whatever a damaged one raises, its name is said."""
+        key = str(members["__key__"])
+        try:
+            return self.read(members, Random(f"{self.seed}/{self.name}/{key}"))
+        except Exception as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            place = "" if repr(key) in said else f"sample {key!r}: "
+            raise ValueError(f"source {self.name!r}: {place}{said}") from error
 
     def _batches(self) -> Iterator[list[Members]]:
         batch: list[Members] = []
@@ -120,8 +128,8 @@ class HeldOutLoader:
         """
         self.dataset.rank, self.dataset.ranks = rank_and_world()
         for batch in DataLoader(
-            self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is
-        ):
+            self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is, worker_init_fn=spare_worker
+        ):  # fmt: skip
             if isinstance(batch, str):
                 raise ValueError(batch)
             yield batch

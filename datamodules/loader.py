@@ -13,6 +13,7 @@ from datamodules.carry_over import carry_over
 from datamodules.changed_shards import begin_new_pass, fingerprint
 from datamodules.mixture import MixedBatches, WorkerState
 from datamodules.problems import ProblemLog
+from scene4d.interruption import spare_worker
 from scene4d.types import SceneBatch
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,9 @@ class ResumableLoader:
         """
         rank, world = rank_and_world()
         self.dataset.place(rank, world, self._taken, self._states)
-        loader = DataLoader(self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is)
+        loader = DataLoader(
+            self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is, worker_init_fn=spare_worker
+        )  # fmt: skip
         for delivery in loader:
             self._problems.warn(delivery.problems)
             if delivery.batch is None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import get_args
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.reference_checks import SharedFrame, check_references
 from scene4d.grid_format import read_grid
 from scene4d.latent_grid import latent_frames, video_frames, whole_frames
 from scene4d.types import SceneBatch
+from scene4d.video_files import frame_times, read_frames
 
 FEWEST_FRAMES = video_frames(2)  # one latent frame behind the first: the shortest video that moves
 
@@ -27,7 +27,7 @@ class ReferenceVideos(LightningDataModule):
     """Reads two videos as a grid to be generated: row 0 is a fixed-view video, column 0 a freeze-time video.
 
     The videos may have any format that PyAV decodes, any shape and any rate. Of every frame, turned as its display
-    matrix says, the middle square is scaled to `size`.
+    matrix says and with square pixels, the middle square is scaled to `size`.
 
     Args:
         fixed_view: Video file of the moving scene by one camera that stands still. It is read from its first frame
@@ -41,6 +41,9 @@ class ReferenceVideos(LightningDataModule):
             last.
         fps: Frames per second that the model was trained on.
         key: Name of the scene, and of its output folder.
+        shared_frame: What to do if the first frames of both videos differ. `refuse` warns below a PSNR of 24 dB and
+            ends with an error below 12 dB, `warn` only warns, and `ignore` does not look. The first two also warn if
+            the camera of the fixed-view video seems to move, or if the two videos seem to be swapped.
 
     Raises:
         ValueError: A number is out of range; names it.
@@ -55,8 +58,13 @@ class ReferenceVideos(LightningDataModule):
         views: int = 4,
         fps: float = 12.0,
         key: str = "scene",
+        shared_frame: SharedFrame = "refuse",
     ) -> None:
         super().__init__()
+        if shared_frame not in get_args(SharedFrame):
+            raise ValueError(
+                f"shared_frame must be one of {', '.join(get_args(SharedFrame))}, got {shared_frame!r}"
+            )
         if size < 1:
             raise ValueError(f"size must be positive, got {size}")
         latent_frames(frames)
@@ -68,6 +76,7 @@ class ReferenceVideos(LightningDataModule):
             raise ValueError(f"fps must be positive, got {fps}")
         self.fixed_view, self.freeze_time, self.key = fixed_view, freeze_time, key
         self.size, self.frames, self.views, self.fps = size, frames, views, fps
+        self.shared_frame = shared_frame
         self.batch: SceneBatch | None = None
 
     def setup(self, stage: str) -> None:
@@ -78,13 +87,14 @@ class ReferenceVideos(LightningDataModule):
         """Reads both videos as a batch of one grid, white where frames are to be generated.
 
         Raises:
-            ValueError: A video is missing, unreadable or too short; names it.
+            ValueError: A video is missing, unreadable or too short, or the two contradict each other; names it.
         """
-        moments, times = self._moments()
-        row = read_squares(self.fixed_view, moments, self.size)
-        count = len(presentation_times(self.freeze_time))
-        spread = torch.linspace(0, count - 1, min(self.views, count)).round().long()
-        column = read_squares(self.freeze_time, spread.tolist(), self.size)
+        times = self._moments()
+        row = read_squares(self.fixed_view, times.tolist(), self.size)
+        shown = shown_times(self.freeze_time)
+        spread = torch.linspace(0, len(shown) - 1, min(self.views, len(shown))).round().long()
+        column = read_squares(self.freeze_time, shown[spread.numpy()].tolist(), self.size)
+        check_references(row, column, (self.fixed_view, self.freeze_time), self.shared_frame)
         images = torch.ones(1, len(column), len(row), 3, self.size, self.size)
         images[0, :, 0], images[0, 0] = column, row
         reference = torch.zeros(images.shape[:3], dtype=torch.bool)
@@ -94,9 +104,9 @@ class ReferenceVideos(LightningDataModule):
             source=["user"], keys=[self.key],
         )  # fmt: skip
 
-    def _moments(self) -> tuple[list[int], Float[np.ndarray, " t"]]:
-        """Which frames of the fixed-view video come nearest to 0, 1 / fps, 2 / fps, ..., and their times."""
-        times = presentation_times(self.fixed_view, until=self.frames / self.fps)
+    def _moments(self) -> Float[np.ndarray, " t"]:
+        """Times of those frames of the fixed-view video that come nearest to 0, 1 / fps, 2 / fps, ..."""
+        times = shown_times(self.fixed_view, until=self.frames / self.fps)
         seconds = 2 * times[-1] - times[-2]  # the last frame stays as long as the one before
         shown = math.ceil(seconds * self.fps - 0.05)  # some files round their times to milliseconds
         if shown < FEWEST_FRAMES:
@@ -106,7 +116,7 @@ class ReferenceVideos(LightningDataModule):
             )
         wanted = np.arange(min(self.frames, whole_frames(shown))) / self.fps
         nearest = np.abs(times - wanted[:, None]).round(6).argmin(1)  # the earlier of two that are as near
-        return nearest.tolist(), times[nearest]
+        return times[nearest]
 
     def predict_dataloader(self) -> DataLoader:
         """One batch of one scene."""
@@ -121,9 +131,10 @@ def read_references(
     views: int = 4,
     fps: float = 12.0,
     key: str = "scene",
+    shared_frame: SharedFrame = "refuse",
 ) -> SceneBatch:
     """Reads two videos as the grid to be generated; arguments and errors are those of `ReferenceVideos`."""
-    return ReferenceVideos(fixed_view, freeze_time, size, frames, views, fps, key).read()
+    return ReferenceVideos(fixed_view, freeze_time, size, frames, views, fps, key, shared_frame).read()
 
 
 class GridFiles(LightningDataModule):
@@ -132,10 +143,17 @@ class GridFiles(LightningDataModule):
     Args:
         paths: The `grid.safetensors` files.
         frame_stride: n takes every n-th timestep.
+
+    Raises:
+        ValueError: There is no path, or `frame_stride` is below 1.
     """
 
     def __init__(self, paths: list[str], frame_stride: int = 1) -> None:
         super().__init__()
+        if not paths:
+            raise ValueError("paths is empty: name at least one grid.safetensors")
+        if frame_stride < 1:
+            raise ValueError(f"frame_stride must be at least 1, got {frame_stride}")
         self.paths, self.frame_stride = paths, frame_stride
         self.batches: list[SceneBatch] = []
 
@@ -160,82 +178,42 @@ class GridFiles(LightningDataModule):
         return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
 
 
-def decode_frames(path: str) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Times in seconds and frames of a video, one after the other: only one is in memory.
-
-    Raises:
-        ValueError: Missing or unreadable; names it.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"video {path!r} does not exist")
-    try:
-        # a file, not its name: FFmpeg takes some names for patterns
-        with open(path, "rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
-            if container.format.name == "tty" or not container.streams.video:  # FFmpeg would film a text
-                raise ValueError("it holds no pictures")
-            stream = container.streams.video[0]
-            rate = stream.average_rate or stream.guessed_rate or 25
-            for k, frame in enumerate(container.decode(stream)):
-                yield float(k / rate) if frame.time is None else frame.time, frame
-    except Exception as error:  # PyAV raises many types
-        raise ValueError(f"video {path!r} cannot be decoded: {error}") from error
-
-
-def presentation_times(path: str, until: float = math.inf) -> Float[np.ndarray, " t"]:
-    """When a video shows its frames, in seconds from its first one; nothing is converted or kept.
+def shown_times(path: str, until: float = math.inf) -> Float[np.ndarray, " t"]:
+    """When a video shows its frames, in seconds from its first one.
 
     Args:
         path: The video.
-        until: Decoding stops behind this time.
+        until: Only one frame that is shown later is read.
 
     Raises:
         ValueError: Missing, unreadable or less than 2 frames; names it.
     """
-    times: list[float] = []
-    for time, _ in decode_frames(path):
-        times.append(time)
-        if time - times[0] > until:
-            break
+    times = frame_times(path, until)
     if len(times) < 2:
-        raise ValueError(f"{path!r} has {len(times)} frame{'s' * (not times)}, a video has at least 2")
-    return np.array(times) - times[0]
+        raise ValueError(f"{path!r} has 1 frame, a video has at least 2")
+    return times
 
 
-def read_squares(path: str, indices: Sequence[int], size: int) -> Float[Tensor, "t 3 h w"]:
-    """Some frames of a video in [0, 1], of each the middle square, scaled to `size` with antialiasing.
+def read_squares(path: str, times: Sequence[float], size: int) -> Float[Tensor, "t 3 h w"]:
+    """The frames of a video at some times in [0, 1], of each the middle square, scaled to `size` with antialiasing.
 
     Args:
         path: The video.
-        indices: Numbers of its frames, in rising order.
+        times: Seconds from its first frame, in rising order.
         size: Height and width.
 
     Raises:
-        ValueError: Missing or unreadable; names it.
+        ValueError: Missing, unreadable or too short; names it.
     """
-    squares: dict[int, Tensor] = {}
-    to_rgb = VideoReformatter()  # one for all frames: each call of frame.to_ndarray would set up its own
-    for k, (_, frame) in enumerate(decode_frames(path)):
-        if k in indices:
-            squares[k] = _scaled(_upright_square(frame, to_rgb), size)
-        if k == indices[-1]:
-            break
-    return torch.stack([squares[k] for k in indices])
+    return torch.stack([middle_square(pixels, size) for pixels in read_frames(path, times)])
 
 
-def _upright_square(frame: av.VideoFrame, to_rgb: VideoReformatter) -> UInt8[np.ndarray, "s s 3"]:
-    """The middle of a frame as it is to be seen: phones store how to turn and mirror it in the display matrix."""
-    pixels = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+def middle_square(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> Float[Tensor, "3 s s"]:
+    """The middle square of a picture in [0, 1], scaled to `size` with antialiasing."""
     h, w, _ = pixels.shape
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
-    square = pixels[top : top + side, left : left + side]
-    if "DISPLAYMATRIX" not in frame.side_data:
-        return square
-    matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]  # PyAV's stub lists one type
-    (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2]  # x' = a x + c y, y' = b x + d y
-    if abs(b) > abs(a):
-        square, a, d = square.swapaxes(0, 1), c, b
-    return square[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return _scaled(pixels[top : top + side, left : left + side], size)
 
 
 def _scaled(square: UInt8[np.ndarray, "s s 3"], size: int) -> Float[Tensor, "3 h w"]:

@@ -10,7 +10,7 @@ from random import Random
 
 import webdataset as wds
 
-from datamodules.archives import Members, is_remote, read_archive
+from datamodules.archives import Members, check_scheme, is_remote, read_archive
 from datamodules.problems import Problems
 
 PATIENCE_SECONDS = 25.0  # without a usable sample; the last time-out included less than a minute
@@ -23,7 +23,8 @@ def expand_urls(source: str, urls: Sequence[str]) -> list[str]:
     A missing path stays in the list as long as another path exists: it is then a problem like any unreadable shard.
 
     Raises:
-        ValueError: Nothing is found at all, or a pattern matches nothing; names the source and the path.
+        ValueError: Nothing is found at all, a pattern matches nothing, or an address cannot be opened for its scheme;
+            names the source and the path.
     """
     found: list[str] = []
     missing: list[str] = []
@@ -32,6 +33,7 @@ def expand_urls(source: str, urls: Sequence[str]) -> list[str]:
             matches = sorted(glob.glob(url)) if glob.has_magic(url) and not is_remote(url) else [url]
             if not matches:
                 raise ValueError(f"source {source!r}: no shard found at {url!r}")
+            _check_schemes(source, matches)
             missing += [path for path in matches if not is_remote(path) and not Path(path).is_file()]
             found += matches
     if not found:
@@ -39,6 +41,14 @@ def expand_urls(source: str, urls: Sequence[str]) -> list[str]:
     if len(missing) == len(found):
         raise ValueError(f"source {source!r}: no shard found at {missing[0]!r}")
     return found
+
+
+def _check_schemes(source: str, urls: Sequence[str]) -> None:
+    for url in urls:
+        try:
+            check_scheme(url)
+        except ValueError as error:
+            raise ValueError(f"source {source!r}: {error}") from error
 
 
 def read_shard(url: str, problems: Problems | None = None, retry: bool = True) -> Iterator[Members]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -81,7 +82,7 @@ class AutoencoderTraining(Training):
         images = decode_grid(self.network, encode_grid(self.network, batch.images))
         values = -10 * (images - batch.images).square().mean((1, 2, 3, 4, 5)).log10()
         for source, key, value in zip(batch.source, batch.keys, values.tolist()):
-            self.scores.update(source, key, "autoencoder", {"psnr": value})
+            self.scores.update(source, key, "autoencoder", {"psnr": value}, failed=math.isnan(value))
         name = f"autoencoder_{batch.source[0]}"
         if name not in self.pictures:
             pair = torch.stack([batch.images[0, 0], images[0, 0]])[:, ::4]

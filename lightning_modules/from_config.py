@@ -6,8 +6,8 @@ import contextlib
 import json
 
 import lightning as L
-from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_modules.config_parser import ConfigParser
 from lightning_modules.training import Training
 
 COMMAND_LINE = (
@@ -33,7 +33,7 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     Raises:
         ValueError: A config or weights file is missing or does not fit, or weights are missing; names it.
     """
-    parser = LightningArgumentParser(exit_on_error=False)
+    parser = ConfigParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True, required=True)
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=False)

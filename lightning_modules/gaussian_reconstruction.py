@@ -11,12 +11,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
+from scene4d.distributed.agreement import share_of_mean
 from scene4d.evaluation.novel_views import NovelViews
 from scene4d.evaluation.table import Evaluation
 from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
-from scene4d.losses import Outcome, ReconstructionLoss, weighted_losses
+from scene4d.geometry.useful_scenes import UsefulScenes, placeholder
+from scene4d.losses import Outcome, ReconstructionLoss, no_loss, weighted_losses
 from scene4d.networks.contracts import SceneNetwork
-from scene4d.pipelines import Reconstructor
+from scene4d.pipelines import Reconstructor, TrainedOn
 from scene4d.pipelines.reconstructor import Located
 from scene4d.types import Cameras, Prediction, Reconstruction, SceneBatch
 
@@ -29,7 +31,8 @@ class GaussianReconstruction(Training):
     A stage is a config, which says what is trained, from which weights, and on which data. Input views come first in
     the grid and target views after them. The predicted Gaussians are rendered from the true cameras of the targets, in
     the normalised scene (the first camera is the identity, and the mean distance of the input points is 1). Scenes
-    without depth train too: their cameras are scaled to the unit of length of the predicted ones.
+    without depth train too: their cameras are scaled to the unit of length of the predicted ones. Scenes that no loss
+    can use are left out and named, and the loss is the mean over the others (see `UsefulScenes`).
 
     Args:
         network: Builds a `ReconstructionNetwork` with a Gaussian head.
@@ -48,6 +51,7 @@ class GaussianReconstruction(Training):
         refine: Whether depth, and cameras that are not given, are made to agree with the matches between views.
             The network must have a view matcher then.
         evaluation: Judges held-out scenes in `validate`, `test` and during training; None is `NovelViews()`.
+        trained_on: The training data of `initial_weights`; `predict` warns of inputs that differ. None says nothing.
     """
 
     network: SceneNetwork
@@ -69,13 +73,15 @@ class GaussianReconstruction(Training):
         background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
         refine: bool = False,
         evaluation: NovelViews | None = None,
+        trained_on: TrainedOn | None = None,
     ) -> None:
         super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable)
         self.save_hyperparameters()
         self.losses, self.evaluation = nn.ModuleList(losses), evaluation or NovelViews()
         self.use_given_cameras, self.rendered_inputs = use_given_cameras, rendered_inputs
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
-        self.background, self.refine = background, refine
+        self.background, self.refine, self.trained_on = background, refine, trained_on
+        self.useful = UsefulScenes()
         # untrained temporal attention is the identity, and an untrained matcher is fine where nothing uses it
         self.harmless = ("aggregator.temporal",) + (() if refine else ("aggregator.matcher.",))
 
@@ -83,12 +89,19 @@ class GaussianReconstruction(Training):
         """Builds the network and the pipeline around it, once."""
         super().configure_model()
         self.reconstructor = Reconstructor(
-            self.network, self.pixel_scale, self.opacity_shift, self.background, self.refine
+            self.network, self.pixel_scale, self.opacity_shift, self.background, self.refine, self.trained_on
         )
 
     def training_step(self, batch: SceneBatch, batch_index: int) -> Float[Tensor, ""]:
         """Predicts from the input views, renders target views and some inputs, and compares them."""
+        useful = self.useful.of(batch)
+        if self.useful.left_out:
+            self.log("train/useless_scenes", float(self.useful.left_out.total()))
+        share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
+        batch = placeholder(batch) if useful is None else useful
         prediction = self.network(batch.images[:, : batch.inputs])
+        if useful is None:
+            return no_loss(prediction)
         with torch.autocast(batch.images.device.type, enabled=False):
             outcome = self.render_outcome(batch, prediction, self.step_generator(batch_index))
             losses = weighted_losses(self.losses, outcome)
@@ -96,7 +109,7 @@ class GaussianReconstruction(Training):
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log_dict({f"train/{name}": value for name, value in outcome.figures.items()}, prog_bar=True)
-        return loss
+        return loss * share
 
     def render_outcome(
         self, batch: SceneBatch, prediction: Prediction, generator: torch.Generator
@@ -143,11 +156,12 @@ class GaussianReconstruction(Training):
         """Sets `results["reconstruction"]`, the rows of the evaluation, and logs those of the trained methods."""
         rows = self.evaluation.compute()
         self.results, self.pictures = {"reconstruction": rows}, self.evaluation.pictures
-        self.log_dict({f"val/{x.method}_{x.score}_{x.source}": x.value for x in rows if x.method in LOGGED})
+        shown = {f"val/{x.method}_{x.score}_{x.source}": x.value for x in rows if x.method in LOGGED}
+        self.log_dict(shown, sync_dist=True)
         psnr = [x for x in rows if (x.method, x.score) == ("given_cameras", "psnr")]
         if psnr:
             mean = fsum(x.value * x.count for x in psnr) / sum(x.count for x in psnr)
-            self.log("val/psnr", mean, prog_bar=True, logger=False)
+            self.log("val/psnr", mean, prog_bar=True, logger=False, sync_dist=True)
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

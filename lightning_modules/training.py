@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_modules.checkpoint_contents import checkpoint_tensors
+from lightning_modules.step_watch import StepWatch
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
-from scene4d.networks.pretrained import load_initial_weights
+from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights, refuse_non_finite
 from scene4d.networks.trainable import trainable_parameters
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,10 @@ class Training(L.LightningModule):
 
     Weights that no file and no checkpoint has given are fine to train, and refused in `validate`, `test` and
     `predict`. These use the averages of a checkpoint that has them (see `callbacks.ExponentialMovingAverage`).
+
+    Training stops on all ranks when a loss or the gradient is NaN or infinite, and such weights are neither saved nor
+    loaded. The learning rate and the norm of the gradient before clipping are logged as `train/learning_rate` and
+    `train/gradient_norm`, every `trainer.log_every_n_steps` steps.
 
     Args:
         network: Builds the network.
@@ -62,13 +69,17 @@ class Training(L.LightningModule):
         self.untrained: list[str] = []  # names that still have their initial values
         self.results: dict[str, list[Row]] = {}
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
+        self.watch = StepWatch()
 
     def setup(self, stage: str) -> None:
-        """Refuses precisions that keep no float32 weights.
+        """Refuses precisions that keep no float32 weights, and strategies whose ranks would train apart.
 
         Raises:
-            ValueError: The trainer's precision is another one; names those that work.
+            ValueError: The trainer's precision or strategy is another one; names those that work.
         """
+        if not isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            name = type(self.trainer.strategy).__name__
+            raise ValueError(f"trainer.strategy is {name}, which is not supported; use auto or ddp")
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision is {self.trainer.precision}, which keeps no float32 copy of the weights that "
@@ -126,14 +137,36 @@ class Training(L.LightningModule):
         """Whether this is training, its validation included (where `trainer.validating` is true, too)."""
         return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """What every training needs, whatever the config lists."""
+        return [self.watch]
+
+    def step_figures(self) -> dict[str, float]:
+        """More numbers to log beside those of every training, asked for only when they are logged."""
+        return {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what has diverged out of every checkpoint, so that the last good one stays.
+
+        Raises:
+            ValueError: The last step has diverged, or a weight is not finite.
+        """
+        self.watch.settle()
+        refuse_non_finite(checkpoint_tensors(checkpoint), "no checkpoint is written")
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint holds every weight. Outside training its averages take the place of the trained values."""
+        """A checkpoint holds every weight. Outside training its averages take the place of the trained values.
+
+        Raises:
+            ValueError: A weight or an average is not finite.
+        """
+        path = None if self._trainer is None else self.trainer.ckpt_path
+        refuse_non_finite(checkpoint_tensors(checkpoint), f"checkpoint {str(path or 'file')!r} is of no use")
         self.untrained = []
         if not self.fitting:
             averages = checkpoint_averages(checkpoint)
             checkpoint["state_dict"].update(averages)
             which = "averaged" if averages else "as trained, since it has no averages"
-            path = None if self._trainer is None else self.trainer.ckpt_path
             log.info("weights of %s: %s", path or "the checkpoint", which)
 
     def on_train_start(self) -> None:
@@ -189,11 +222,3 @@ class Training(L.LightningModule):
         return torch.Generator().manual_seed(
             (start + number * self.trainer.world_size + self.global_rank) % 2**32
         )
-
-
-def checkpoint_averages(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The averaged parameters that a callback has saved in a checkpoint, by name; none if there are none."""
-    for state in checkpoint.get("callbacks", {}).values():
-        if isinstance(state, dict) and state.get("averages"):
-            return state["averages"]
-    return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from scene4d.evaluation.grids import GridEvaluation, grid_picture
 from scene4d.evaluation.table import Evaluation
 from scene4d.latent_grid import latent_reference_mask
 from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
-from scene4d.pipelines import GridGenerator
+from scene4d.pipelines import GridGenerator, TrainedOn
 from scene4d.types import SceneBatch
 
 
@@ -47,6 +46,7 @@ class VideoDiffusion(Training):
         text_dropout: Probability that a sample is trained without its caption, which guidance needs.
         sample_seed: Seed of the noise that sampling starts from.
         compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
+        trained_on: The training data of `initial_weights`; `predict` warns of inputs that differ. None says nothing.
     """
 
     network: DiffusionNetwork
@@ -69,16 +69,14 @@ class VideoDiffusion(Training):
         text_dropout: float = 0.1,
         sample_seed: int = 0,
         compile: bool = False,
+        trained_on: TrainedOn | None = None,
     ) -> None:
         super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable)
         self.save_hyperparameters()
         self.make_autoencoder, self.flow = autoencoder, flow
-        self.evaluation = evaluation or GridEvaluation()
-        self.make_generator = partial(
-            GridGenerator, flow=flow, sample_steps=sample_steps, guidance=guidance, sample_seed=sample_seed
-        )
+        self.fixed_losses, self.evaluation = FixedLosses(), evaluation or GridEvaluation()
+        self.sampling = (flow, sample_steps, guidance, sample_seed, trained_on)
         self.text_dropout, self.compile_network = text_dropout, compile
-        self.fixed_losses = FixedLosses()
         self.source_losses: dict[str, list[Float[Tensor, ""]]] = {}
 
     def configure_model(self) -> None:
@@ -105,7 +103,7 @@ class VideoDiffusion(Training):
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]
-        self.generator = self.make_generator(self.network, self.autoencoder)
+        self.generator = GridGenerator(self.network, self.autoencoder, *self.sampling)
 
     def on_after_batch_transfer(self, batch: SceneBatch, dataloader_idx: int) -> SceneBatch:
         """Gives every batch of `fit` its latents, once: the stored ones, if they are this autoencoder's, or encoded."""
@@ -132,17 +130,14 @@ class VideoDiffusion(Training):
             self.source_losses.setdefault(name, []).append(loss)
         return losses.mean()
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Writes the mean loss of every source since the last time, beside `train/loss`.
+    def step_figures(self) -> dict[str, float]:
+        """The mean loss of every source since the last time, to be logged beside `train/loss`.
 
         `self.log` would write the value of an earlier step again for a source that did not come.
         """
-        # Lightning gives the trainer this attribute without declaring it
-        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-            means = {f"train/loss_{k}": torch.stack(x).mean().item() for k, x in self.source_losses.items()}
-            for logger in self.loggers:
-                logger.log_metrics(means, self.global_step)
-            self.source_losses.clear()
+        means = {f"train/loss_{k}": torch.stack(x).mean().item() for k, x in self.source_losses.items()}
+        self.source_losses.clear()
+        return means
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the scores and pictures of the last validation."""

@@ -18,14 +18,15 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from datamodules.shards import expand_urls, read_shard
+from preparation.readers.synchrony import late_view
 from preparation.rendering.camera_drawing import draw_cameras
 from preparation.writing.manifest import ShardContent, file_sha256, recorded
 from scene4d.atomic import replacing
 from scene4d.sample_format import SceneSample, decode_sample, read_meta
+from scene4d.sample_meta import camera_problems as matrix_problems
 
 logger = logging.getLogger(__name__)
 
-ORTHONORMAL = 1e-3  # largest entry of R^T R - I
 TILE = 96  # side of a picture of the contact sheet, pixels
 TILES = 4  # views, and times of view 0, that a row of the sheet shows
 
@@ -75,7 +76,8 @@ def inspect_shard(url: str, rows: list[np.ndarray], most_rows: int) -> list[str]
                 problems.append(str(error))
                 continue
             kinds[_describe(sample)] += 1
-            problems += [f"sample {sample.key!r}: {problem}" for problem in camera_problems(sample)]
+            found = [*camera_problems(sample), *synchrony_problems(sample)]
+            problems += [f"sample {sample.key!r}: {problem}" for problem in found]
             if len(rows) < most_rows:
                 rows.append(sheet_row(sample))
         size, checksum = file_sha256(url)
@@ -92,23 +94,23 @@ def inspect_shard(url: str, rows: list[np.ndarray], most_rows: int) -> list[str]
 
 def camera_problems(sample: SceneSample) -> list[str]:
     """Returns all problems of a scene's cameras: rotations, last rows, focal lengths, missing matrices."""
-    problems = []
-    if sample.c2w is not None:
-        rotation = sample.c2w[:, :3, :3]
-        error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max()
-        if error > ORTHONORMAL:
-            problems.append(f"camera rotations are not orthonormal, off by {error:.2g}")
-        elif (np.linalg.det(rotation) < 0).any():
-            problems.append("a camera rotation is a reflection")
-        if not np.allclose(sample.c2w[:, 3], [0, 0, 0, 1]):
-            problems.append("the last row of a camera is not 0 0 0 1")
-    if sample.intrinsics is not None:
-        focal = sample.intrinsics[:, [0, 1], [0, 1]]
-        if (focal <= 0).any() or not np.allclose(sample.intrinsics[:, 2], [0, 0, 1]):
-            problems.append(f"intrinsics are no pinhole camera in pixels, focal lengths {focal.tolist()}")
+    problems = matrix_problems(sample.c2w, sample.intrinsics)
     if (sample.c2w is None) != (sample.intrinsics is None):
         problems.append("has only one of c2w and intrinsics")
     return problems
+
+
+def synchrony_problems(sample: SceneSample) -> list[str]:
+    """Returns the view whose motion agrees with that of the others only when it is shifted in time, if there is one."""
+    late = late_view(sample.images)
+    if late is None:
+        return []
+    name = f" ({sample.view_names[late.view]})" if sample.view_names else ""
+    when = f"{abs(late.frames)} frames {'late' if late.frames > 0 else 'early'}"
+    return [
+        f"view {late.view}{name} looks {when}: shifted back, its motion agrees with that of the other views with "
+        f"correlation {late.shifted:.2f}, as it is with {late.unshifted:.2f}"
+    ]
 
 
 def sheet_row(sample: SceneSample) -> UInt8[np.ndarray, "h w 3"]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -18,23 +19,74 @@ Json = dict[str, object] | list[object] | str | float | int | bool | None
 def replacing(path: str | Path) -> Iterator[Path]:
     """Gives the path of a temporary file in the folder of `path`, which takes the place of `path` at the end.
 
-    The folder is made. If the block raises, the temporary file is removed and `path` stays as it was. The file
-    gets the permissions that the umask allows, whatever the library that writes it asks for.
+    The folder is made. If the block raises, the temporary file is removed and `path` stays as it was. The file is
+    on the disk before it takes its place, so that a power cut leaves the old file or the new one. It gets the
+    permissions that the umask allows, whatever the library that writes it asks for.
 
     Args:
         path: The finished file.
+
+    Raises:
+        OSError: The disk is full or read-only, or another reason of the system; names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.touch()
-    mode = temporary.stat().st_mode
+    remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)
+        _reach_the_disk(temporary)
         os.replace(temporary, path)
+    except Exception as error:
+        if (reason := _of_the_system(error, temporary)) is None:
+            raise
+        raise OSError(reason.errno, os.strerror(reason.errno or 0), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder was never made, or the disk is read-only by now
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what processes of this machine left of a file when they were killed while they wrote it."""
+    start = f".{path.name}.{platform.node()}."
+    for name in os.listdir(path.parent):
+        process = name.removeprefix(start).removesuffix(".tmp")
+        if name.startswith(start) and process.isdigit() and not _alive(int(process)):
+            (path.parent / name).unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _reach_the_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _of_the_system(error: Exception, temporary: Path) -> OSError | None:
+    """Why writing failed. Libraries hide it in errors of their own, so a few more bytes are tried."""
+    if isinstance(error, OSError):
+        return error if error.errno and str(error.filename) in ("None", str(temporary)) else None
+    if not temporary.exists() or isinstance(error, (ValueError, TypeError)):
+        return None
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as reason:
+        return reason
+    return None
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """A view x time grid as one safetensors file: what the diffusion model hands to the reconstruction.
 
-    images       uint8 `v t h w c`
-    frame_times  float32 `t`, seconds
+    images       uint8 `v t h w 3`; float in [0, 1] is read, too
+    frame_times  float32 `t`, seconds, finite
     reference    bool `v t`, True where a frame was given
     c2w, intrinsics   float32 `v 4 4`, `v 3 3`; only where cameras are known
 
-The metadata holds the format version, the key and the source.
+The metadata holds the format version, the key and the source. Files that others made are read strictly: what is wrong
+is named with the file in one line.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from scene4d.atomic import replacing
 from scene4d.types import Cameras, SceneBatch
 
 FORMAT_VERSION = "1"
+REQUIRED = ("images", "frame_times", "reference")
 
 
 def write_grid(path: str | Path, batch: SceneBatch, index: int = 0) -> None:
@@ -49,9 +53,19 @@ def read_grid(path: str | Path) -> SceneBatch:
     """Reads a grid as a batch of one scene.
 
     Raises:
-        ValueError: Missing, no safetensors file, or of another format; names the file.
+        ValueError: Missing, no safetensors file, of another format, or with values that cannot be: NaN, other shapes,
+            pictures outside [0, 1]; names the file and the part.
     """
     path = Path(path)
+    header, tensors = _read(path)
+    try:
+        return _batch(header, tensors)
+    except ValueError as error:
+        raise ValueError(f"grid {str(path)!r}: {error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a grid file of this version."""
     if not path.is_file():
         raise ValueError(f"grid {str(path)!r} does not exist; predict with the diffusion model writes it")
     try:
@@ -60,20 +74,58 @@ def read_grid(path: str | Path) -> SceneBatch:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # safetensors raises its own Rust types
         raise ValueError(f"{str(path)!r} is not a readable safetensors file: {error}") from error
-    missing = {"images", "frame_times", "reference"} - tensors.keys()
+    missing = set(REQUIRED) - tensors.keys() | {"key", "source"} - header.keys()
     if header.get("version") != FORMAT_VERSION or missing:
         raise ValueError(
             f"{str(path)!r} is no grid of format {FORMAT_VERSION}: version {header.get('version')}, "
             f"missing {sorted(missing)}"
         )
+    return header, tensors
+
+
+def _batch(header: dict[str, str], tensors: dict[str, Tensor]) -> SceneBatch:
+    """The batch of one scene; raises ValueError that names the part that cannot be."""
+    images = _images(tensors["images"])
+    v, t = images.shape[:2]
+    times, reference = _checked(tensors, "frame_times", (t,)), tensors["reference"]
+    if reference.dtype != torch.bool or reference.shape != (v, t):
+        raise ValueError(f"reference must be bool {(v, t)}, is {reference.dtype} {tuple(reference.shape)}")
     cameras = None
-    if "c2w" in tensors:
-        cameras = Cameras(tensors["c2w"][None], tensors["intrinsics"][None])
+    if "c2w" in tensors or "intrinsics" in tensors:
+        shapes = {"c2w": (v, 4, 4), "intrinsics": (v, 3, 3)}
+        cameras = Cameras(*(_checked(tensors, name, shape)[None] for name, shape in shapes.items()))
     return SceneBatch(
-        images=tensors["images"].movedim(-1, 2)[None].float() / 255,
+        images=images[None],
         cameras=cameras,
-        frame_times=tensors["frame_times"][None],
-        reference=tensors["reference"][None],
+        frame_times=times[None],
+        reference=reference[None],
         source=[header["source"]],
         keys=[header["key"]],
     )
+
+
+def _images(stored: Tensor) -> Float[Tensor, "v t 3 h w"]:
+    """Pictures in [0, 1]."""
+    if stored.ndim != 5 or stored.shape[-1] != 3 or not stored.numel():
+        raise ValueError(f"images must be `v t h w 3`, are {tuple(stored.shape)}")
+    if stored.dtype != torch.uint8 and not stored.is_floating_point():
+        raise ValueError(f"images must be uint8 or float in [0, 1], are {stored.dtype}")
+    images = stored.movedim(-1, 2).float()
+    if stored.dtype == torch.uint8:
+        return images / 255
+    if not bool(((images >= 0) & (images <= 1)).all()):  # also where NaN
+        low, high = float(images.min()), float(images.max())
+        raise ValueError(f"float images must lie in [0, 1], lie in [{low:g}, {high:g}]")
+    return images
+
+
+def _checked(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of real numbers as float32, with its shape and without NaN."""
+    if name not in tensors:
+        raise ValueError(f"{name} is missing, although the other half of the cameras is there")
+    found = tensors[name]
+    if tuple(found.shape) != shape or not found.is_floating_point():
+        raise ValueError(f"{name} must be float {shape}, is {found.dtype} {tuple(found.shape)}")
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(f"{name} holds NaN or infinite values")
+    return found.float()

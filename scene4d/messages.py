@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from pkgutil import resolve_name
 from textwrap import indent
 
@@ -22,6 +23,7 @@ NOISE = re.compile(
 EXPECTED = re.compile(r"Expected an? (?P<type>.+?)((\. Got value)?: (?P<value>.*))?")
 # jsonargparse 4 says this of a file whose content is wrong; the reason is the error's context
 LOOP = re.compile(r"(?P<indent> *)Config file loop detected: (?P<file>\S+) -> (?P=file)$", re.MULTILINE)
+MISSING = re.compile(r"not exist|not found|No such file|no shard found|no weights for", re.IGNORECASE)
 # torch's list of all keys of a checkpoint that differ
 SIZE = re.compile(r"size mismatch for (\S+): .+?Size\((\[.*?\])\).+?Size\((\[.*?\])\)")
 ABSENT = re.compile(r'(Missing|Unexpected) key\(s\) in state_dict: "(.+?)"')
@@ -104,6 +106,15 @@ def _suggestion(owner: str, option: str) -> str:
         for close in get_close_matches(option, signature(resolve_name(owner)).parameters, 1):
             return f", did you mean {close!r}?"
     return ""
+
+
+def with_working_directory(message: str) -> str:
+    """A message about a relative path that is missing, with the folder where such paths begin."""
+    for path in re.findall(r"'([^'\s]+)'", message) if "working directory" not in message else ():
+        looks = "/" in path or re.search(r"\.[a-z]\w+$", path)
+        if looks and "://" not in path and not Path(path).is_absolute() and MISSING.search(message):
+            return f"{message} (relative paths begin in the working directory, {Path.cwd()})"
+    return message
 
 
 def first_difference(message: str) -> str:

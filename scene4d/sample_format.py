@@ -25,10 +25,14 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from PIL import Image
 
+from scene4d.sample_meta import camera_problems, check_fps, check_meta
+from scene4d.video_files import write_h264
+from scene4d.video_files.colours import BT601, RGBFrames
+
 FORMAT_VERSION = 1
+KEY_LENGTH = 200  # bytes of UTF-8; a member's name is the key and an ending, and file systems allow 255
 
 
 @dataclass
@@ -52,6 +56,7 @@ class SceneSample:
         latents: float16 `v z n y x`, normalised latents of the stored videos from frame 0 on; None unless they
             were asked for. Then `images` has the shape of the pictures, but is black and takes no memory.
         autoencoder: Fingerprint of the autoencoder that made the latents.
+        view_names: Names of the cameras that took the views; empty where the data set has none.
     """
 
     key: str
@@ -69,6 +74,7 @@ class SceneSample:
     views: list[int] = field(default_factory=list)
     latents: np.ndarray | None = None
     autoencoder: str = ""
+    view_names: list[str] = field(default_factory=list)
 
 
 def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
@@ -98,6 +104,8 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
         "intrinsics": None if sample.intrinsics is None else np.asarray(sample.intrinsics, float).round(6).tolist(),
         "depth_scale": scale, "depth_frames": [int(k) for k in sample.depth_frames],
     }  # fmt: skip
+    if sample.view_names:
+        meta["view_names"] = sample.view_names
     for k in range(v):
         if still:
             members[f"view_{k:02d}.webp"] = _encode_still(sample.images[k, 0])
@@ -140,12 +148,14 @@ def add_latents(members: dict[str, bytes], latents: np.ndarray, autoencoder: str
 
 
 def read_meta(members: dict[str, bytes]) -> dict:
-    """Parses and checks `meta.json`.
+    """Parses and checks `meta.json`, see `check_meta`, and refuses keys that the format does not allow.
 
     Raises:
-        ValueError: Missing, unreadable, or of another format version; names the key.
+        ValueError: Missing, unreadable, of another format version, with an entry that is damaged, or with a key that
+            `check_key` refuses; names the key.
     """
     key = members.get("__key__", "?")
+    check_key(str(key))
     if "meta.json" not in members:
         raise ValueError(f"sample {key!r} has no meta.json; is this a shard of scene4d samples?")
     try:
@@ -155,6 +165,10 @@ def read_meta(members: dict[str, bytes]) -> dict:
     if not isinstance(meta, dict) or meta.get("version") != FORMAT_VERSION:
         found = meta.get("version") if isinstance(meta, dict) else type(meta).__name__
         raise ValueError(f"sample {key!r} has format version {found!r}, expected {FORMAT_VERSION}")
+    try:
+        check_meta(meta)
+    except ValueError as error:
+        raise ValueError(f"sample {key!r}: {error}") from error
     return meta
 
 
@@ -187,38 +201,33 @@ def decode_sample(
         stacked = [_decode_depth(members, meta, k) for k in chosen]
         shape = (len(chosen), len(meta["depth_frames"]), meta["height"], meta["width"])
         depths = np.stack(stacked).reshape(shape).astype(np.float32) * np.float32(meta["depth_scale"])
-    text = None
-    if "text.npy" in members:
-        text = np.load(io.BytesIO(_member(members, meta, "text.npy")), allow_pickle=False).astype(np.float32)
+    text = _decode_text(members, meta) if "text.npy" in members else None
     c2w, intrinsics = (
         None if meta[name] is None else np.asarray(meta[name], np.float32)[chosen]
         for name in ("c2w", "intrinsics")
     )
-    if any(x is not None and not np.isfinite(x).all() for x in (c2w, intrinsics)):
-        raise ValueError(f"sample {key!r}: a camera is not finite")
     return SceneSample(
         key=key, source=meta["source"], images=images, fps=meta["fps"], c2w=c2w, intrinsics=intrinsics,
         depths=depths, depth_frames=meta["depth_frames"], caption=meta["caption"], text=text,
         group=meta["group"], license=meta["license"], views=chosen,
         latents=np.stack([_decode_latents(members, meta, k) for k in chosen]) if latents else None,
-        autoencoder=meta["latents"]["autoencoder"] if latents else "",
+        autoencoder=meta["latents"]["autoencoder"] if latents else "", view_names=_view_names(meta, chosen, key),
     )  # fmt: skip
+
+
+def _view_names(meta: dict, views: Sequence[int], key: str) -> list[str]:
+    names = meta.get("view_names") or []
+    if names and len(names) != meta["views"]:
+        raise ValueError(f"sample {key!r} has {meta['views']} views, but {len(names)} view_names")
+    return [str(names[k]) for k in views] if names else []
 
 
 def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
     """uint8 `t h w 3` -> mp4 bytes (H.264, 4:4:4 so that small frames keep their colours)."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        # one thread and no wider instructions than SSE: with either, x264 gives other bytes now and then
-        options = {"crf": str(crf), "preset": "slow", "x264-params": "asm=SSE2,SSSE3,SSE4.2"}
-        stream = container.add_stream("libx264", rate=round(fps), options=options)
-        stream.codec_context.thread_count = 1
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv444p"
-        for frame in frames:
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
-            )
-        container.mux(stream.encode())
+    # one thread and no wider instructions than SSE: with either, x264 gives other bytes now and then
+    options = {"crf": str(crf), "preset": "slow", "x264-params": "asm=SSE2,SSSE3,SSE4.2"}
+    write_h264(buffer, frames, round(fps), "yuv444p", options, threads=1)
     return buffer.getvalue()
 
 
@@ -226,9 +235,8 @@ def decode_video(data: bytes) -> np.ndarray:
     """mp4 bytes -> uint8 `t h w 3`. One decoding thread: workers are processes already."""
     with av.open(io.BytesIO(data), mode="r") as container:
         container.streams.video[0].thread_type = "NONE"
-        to_rgb = VideoReformatter()  # one for all frames: each call of frame.to_ndarray would set up its own
-        frames = (to_rgb.reformat(frame, format="rgb24") for frame in container.decode(video=0))
-        return np.stack([frame.to_ndarray() for frame in frames])
+        rgb = RGBFrames(unnamed=BT601)  # older shards do not name what `encode_video` uses
+        return np.stack([rgb.convert(frame) for frame in container.decode(video=0)])
 
 
 def _member(members: dict[str, bytes], meta: dict, name: str) -> bytes:
@@ -261,12 +269,30 @@ def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray
 
 
 def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
-    name = f"depth_{view:02d}.png"
+    name, shape = f"depth_{view:02d}.png", (len(meta["depth_frames"]) * meta["height"], meta["width"])
     data = _member(members, meta, name)
     try:
-        return np.asarray(Image.open(io.BytesIO(data)), np.uint16)
+        stacked = np.asarray(Image.open(io.BytesIO(data)), np.uint16)
     except Exception as error:
         raise ValueError(f"sample {members['__key__']!r}: {name} cannot be decoded: {error}") from error
+    if stacked.shape != shape:
+        raise ValueError(
+            f"sample {members['__key__']!r}: {name} is {stacked.shape}, meta.json says {shape}, that is "
+            f"{len(meta['depth_frames'])} frames of {meta['height']} x {meta['width']}"
+        )
+    return stacked
+
+
+def _decode_text(members: dict[str, bytes], meta: dict) -> np.ndarray:
+    """The caption embedding, `l d`."""
+    data, key = _member(members, meta, "text.npy"), members["__key__"]
+    try:
+        text = np.asarray(np.load(io.BytesIO(data), allow_pickle=False)).astype(np.float32)
+    except Exception as error:  # numpy raises many types
+        raise ValueError(f"sample {key!r}: text.npy cannot be decoded: {error}") from error
+    if text.ndim != 2 or not np.isfinite(text).all():
+        raise ValueError(f"sample {key!r}: text.npy must be finite numbers l d, is {text.shape}")
+    return text
 
 
 def _decode_latents(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
@@ -309,22 +335,46 @@ def _encode_depth(stacked: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def check_key(key: str) -> None:
+    """Refuses keys that could lead out of a folder or could not be written down.
+
+    Raises:
+        ValueError: Empty, with dots, slashes or control characters, no UTF-8, or longer than 200 bytes; names the key.
+    """
+    shown = repr(key if len(key) <= KEY_LENGTH else f"{key[:40]}...")
+    if not key or any(c in "./\\" or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in key):
+        raise ValueError(
+            f"sample key {shown} must be non-empty UTF-8 without dots, slashes and control characters"
+        )
+    if len(key.encode()) > KEY_LENGTH:
+        raise ValueError(f"sample key {shown} has {len(key.encode())} bytes, at most {KEY_LENGTH} are read")
+
+
 def _check(sample: SceneSample) -> None:
-    if not sample.key or any(c in sample.key for c in "./"):
-        raise ValueError(f"key {sample.key!r} must be non-empty, without dots or slashes")
+    check_key(sample.key)
     if sample.images.ndim != 5 or sample.images.shape[-1] != 3 or sample.images.dtype != np.uint8:
         raise ValueError(
             f"{sample.key}: images must be uint8 v t h w 3, got {sample.images.dtype} {sample.images.shape}"
         )
+    if sample.view_names and len(sample.view_names) != len(sample.images):
+        raise ValueError(f"{sample.key}: {len(sample.images)} views, but view_names {sample.view_names}")
     if sample.latents is not None:
         raise ValueError(f"{sample.key}: was decoded with latents and without pictures, cannot be encoded")
     v, t, h, w, _ = sample.images.shape
     for name, value, shape in (("c2w", sample.c2w, (v, 4, 4)), ("intrinsics", sample.intrinsics, (v, 3, 3))):
         if value is not None and (value.shape != shape or not np.isfinite(value).all()):
             raise ValueError(f"{sample.key}: {name} must be finite {shape}, got {value.shape}")
+    try:
+        check_fps(sample.fps)
+    except ValueError as error:
+        raise ValueError(f"{sample.key}: {error}") from error
+    if problems := camera_problems(sample.c2w, sample.intrinsics):
+        raise ValueError(f"{sample.key}: {'; '.join(problems)}")
     if sample.depths is not None:
         expected = (v, len(sample.depth_frames), h, w)
         if sample.depths.shape != expected or any(not 0 <= k < t for k in sample.depth_frames):
             raise ValueError(
                 f"{sample.key}: depths must be {expected} at frames < {t}, got {sample.depths.shape}"
             )
+        if not (sample.depths >= 0).all() or not np.isfinite(sample.depths).all():
+            raise ValueError(f"{sample.key}: depths must be finite and at least 0, which means unknown")

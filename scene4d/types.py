@@ -138,6 +138,11 @@ class SceneBatch(_Movable):
         only = slice(index, index + 1)
         return replace(self.apply(lambda x: x[only]), source=self.source[only], keys=self.keys[only])
 
+    def scenes(self, indices: list[int]) -> SceneBatch:
+        """Some scenes of the batch."""
+        source, keys = ([names[k] for k in indices] if names else [] for names in (self.source, self.keys))
+        return replace(self.apply(lambda x: x[indices]), source=source, keys=keys)
+
 
 @dataclass(repr=False)
 class Gaussians(_Movable):
@@ -149,6 +154,8 @@ class Gaussians(_Movable):
         scales: Standard deviations along the rotated axes, scene units, positive.
         opacities: In [0, 1].
         colors: RGB in [0, 1] (unclamped inside training).
+        blurred: Whether `scales` include the blur that a rasterizer adds at the size of the input pictures, as files
+            for other viewers need it; `render_gaussians` then adds none. See `scene4d.gaussians.blur`.
     """
 
     means: Float[Tensor, "*batch g 3"]
@@ -156,10 +163,11 @@ class Gaussians(_Movable):
     scales: Float[Tensor, "*batch g 3"]
     opacities: Float[Tensor, "*batch g"]
     colors: Float[Tensor, "*batch g 3"]
+    blurred: bool = False
 
     def __getitem__(self, index: Index) -> Gaussians:
         """Indexes the leading axes, of all tensors alike."""
-        return Gaussians(*(getattr(self, f.name)[index] for f in fields(self)))
+        return self.apply(lambda x: x[index])
 
 
 @dataclass(repr=False)
@@ -191,7 +199,7 @@ class Reconstruction(_Movable):
 
     Attributes:
         cameras: Cameras of the input views, `b v`: predicted, unless they were given.
-        gaussians: One set for each timestep, `b t`.
+        gaussians: One set for each timestep, `b t`; those of a finished scene are blurred, see `Gaussians.blurred`.
         background: Colour behind the Gaussians.
         depths: Planar z that placed the Gaussians: predicted, or refined by matches.
         frame_times: Scene time of every set, seconds; None where unknown.

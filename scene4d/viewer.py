@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 
 from scene4d.atomic import write_text
+from scene4d.gaussians.blur import low_pass
 from scene4d.gaussians.pruning import prune_by_opacity
 from scene4d.gaussians.quantization import bounding_box, pack_gaussians
+from scene4d.gaussians.usable import usable_gaussians
 from scene4d.rendering.constants import ALPHA_THRESHOLD
 from scene4d.types import Cameras, Gaussians
 
@@ -36,9 +38,10 @@ def write_viewer(
 ) -> None:
     """Writes the page; it appears whole or not at all.
 
-    Gaussians are drawn with the low-pass of the resolution they were made for (0.3 pixels^2 of
-    `image_size`), so that the page looks as the renders do at any window size; a switch in the page
-    turns that off. Gaussians fainter than 1/255 are left out: no rasterizer draws them.
+    The page looks as the renders do at any window size: Gaussians that do not include the blur of the rasterizer
+    (`Gaussians.blurred`) are drawn with that of `image_size`, 0.3 pixels^2. Gaussians fainter than 1/255 are left
+    out, since no rasterizer draws them, and so are those that cannot be drawn, with a warning that counts them (see
+    `usable_gaussians`).
 
     Args:
         path: The .html file; its folder is made.
@@ -51,9 +54,11 @@ def write_viewer(
         background: RGB in [0, 1].
 
     Raises:
-        ValueError: No frames, frames with leading axes or NaN, cameras not of shape (v), or a bad size.
+        ValueError: No frames, frames with leading axes, some of them blurred and others not, without any Gaussian that
+            can be drawn although they hold some, cameras not of shape (v) or not finite, or a bad size.
     """
     _check(frames, cameras, image_size, fps)
+    frames = [usable_gaussians(frame, f"{path}, timestep {index}") for index, frame in enumerate(frames)]
     frames = [prune_by_opacity(frame, ALPHA_THRESHOLD) for frame in frames]
     low, high = bounding_box(frames)
     cameras = _front_camera(low, high, image_size) if cameras is None else cameras
@@ -64,6 +69,7 @@ def write_viewer(
         "high": high.tolist(),
         "counts": [len(frame.means) for frame in frames],
         "imageSize": list(image_size),
+        "lowPass": low_pass(frames[0]),
         "background": list(background),
         "cameras": _camera_list(cameras),
     }
@@ -77,11 +83,14 @@ def _check(frames: list[Gaussians], cameras: Cameras | None, image_size: tuple[i
     for index, frame in enumerate(frames):
         if frame.means.ndim != 2:
             raise ValueError(f"frame {index} has means of shape {tuple(frame.means.shape)}, expected (g, 3)")
-        tensors = (frame.means, frame.quats, frame.scales, frame.opacities, frame.colors)
-        if not all(bool(torch.isfinite(x).all()) for x in tensors):
-            raise ValueError(f"frame {index} holds NaN or infinite values")
+        if frame.blurred != frames[0].blurred:
+            raise ValueError(
+                f"frame {index} is {'' if frame.blurred else 'not '}blurred, frame 0 is otherwise"
+            )
     if cameras is not None and cameras.c2w.ndim != 3:
         raise ValueError(f"cameras have shape {tuple(cameras.c2w.shape[:-2])}, expected one axis of views")
+    if cameras is not None and not all(bool(x.isfinite().all()) for x in (cameras.c2w, cameras.intrinsics)):
+        raise ValueError("a camera holds NaN or infinite values")
     if min(image_size) < 1 or not fps > 0:
         raise ValueError(f"image_size and fps must be positive, got {image_size} and {fps}")
 
@@ -107,7 +116,7 @@ def _camera_list(cameras: Cameras) -> list[dict[str, list]]:
 
 def _assemble(meta: dict[str, object], payloads: list[str]) -> str:
     """Fills the page's template; data and code sit in elements of their own."""
-    data = [_element("application/json", "meta", json.dumps(meta).replace("<", "\\u003c"))]
+    data = [_element("application/json", "meta", json.dumps(meta, allow_nan=False).replace("<", "\\u003c"))]
     data += [_element("text/plain", f"frame-{i}", payload) for i, payload in enumerate(payloads)]
     script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     page = (PAGE / "page.html").read_text(encoding="utf-8")

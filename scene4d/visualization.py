@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from einops import rearrange
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from scene4d.atomic import replacing
+from scene4d.video_files import write_h264
 
 SEPARATOR = 0.5  # grey
 REFERENCE_COLOUR = (0.95, 0.45, 0.1)
@@ -121,16 +121,7 @@ def write_video(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: flo
     frames = _enlarge(frames, enlarge)
     frames = np.pad(frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)], mode="edge")
     with replacing(path) as temporary:
-        _encode_mp4(temporary, frames, _rate(fps))
-
-
-def _encode_mp4(path: Path, frames: UInt8[np.ndarray, "t h w 3"], rate: Fraction) -> None:
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "14"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+        write_h264(temporary, frames, _rate(fps), "yuv420p", {"crf": "14"}, faststart=True)
 
 
 def _rate(fps: float) -> Fraction:

@@ -14,18 +14,23 @@ FILES += [ROOT / "main.py"] if (ROOT / "main.py").exists() else []
 ANYWHERE = {"atomic"}
 WITHIN_SCENE4D = {
     "atomic": set(),
+    "file_names": set(),
     "messages": set(),
+    "folders": set(),
+    "interruption": set(),
     "types": set(),
     "latent_grid": set(),
     "kernels": set(),
     "distributed": set(),
+    "video_files": set(),
     "geometry": {"types"},
-    "sample_format": {"types"},
+    "sample_meta": set(),
+    "sample_format": {"types", "sample_meta", "video_files"},
     "grid_format": {"types"},
     "diffusion": {"types", "latent_grid"},
     "losses": {"types", "latent_grid", "geometry"},
     "gaussians": {"types", "geometry"},
-    "visualization": {"types", "geometry"},
+    "visualization": {"types", "geometry", "video_files"},
     "rendering": {"types", "geometry", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
     "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians"},
@@ -44,8 +49,11 @@ BETWEEN_PACKAGES = {
     "callbacks": {"callbacks", "scene4d"},
     "main": {"lightning_modules", "datamodules", "callbacks", "scene4d"},
 }
-FOR_DATAMODULES = {"types", "latent_grid", "geometry", "sample_format", "grid_format"}
-FOR_PREPARATION = FOR_DATAMODULES | {"atomic"}
+FOR_DATAMODULES = {
+    "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
+    "interruption",
+}  # fmt: skip
+FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
 # it runs the autoencoder so that training need not
 MORE_FOR = {
     "preparation/eight_bits.py": {"networks"},

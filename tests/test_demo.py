@@ -34,7 +34,7 @@ def test_trainings_save_often_enough_to_go_on(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main([*shlex.split(training), "--print_config"])
         callbacks = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
-        saves = [c["init_args"] for c in callbacks if c["class_path"].endswith(".ModelCheckpoint")]
+        saves = [c["init_args"] for c in callbacks if c["class_path"].endswith(".LastCheckpoint")]
         assert [save["train_time_interval"] for save in saves] == ["0:00:30"]
         assert "--ckpt_path last" in training
 

@@ -1,6 +1,7 @@
 """What a user reads when the command line is wrong."""
 
 import re
+import resource
 import shlex
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import main as command_line
+from lightning_modules import from_config
 from main import main, run
 from scene4d.messages import first_difference, one_line
 
@@ -158,7 +160,7 @@ def test_validation_leaves_the_training_s_config_alone(trained):
     before = (root / "config.yaml").read_text()
     main(small_autoencoder("validate", root, "--ckpt_path", str(checkpoint)))
     assert (root / "config.yaml").read_text() == before
-    assert str(checkpoint) in (root / "validate.yaml").read_text()
+    assert str(checkpoint) in (root / "validate_AutoencoderTraining.yaml").read_text()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -167,16 +169,17 @@ def test_checkpoints_that_do_not_fit_are_one_line(trained):
     wider = ["--model.init_args.network.init_args.width", "128", "--ckpt_path", str(checkpoint)]
     line = told(*small_autoencoder("validate", root, *wider))
     assert re.fullmatch(
-        r"checkpoint of another architecture: 'network\.\S+' is \[64.*\] there and \[128.*\] in the model; .*",
+        r"\S+last.ckpt: checkpoint of another architecture: 'network\.\S+' is \[64.*\] there and \[128.*\] in the .*",
         line,
     )
     deeper = ["--model.init_args.network.init_args.depth", "2", "--ckpt_path", str(checkpoint)]
     line = told(*small_autoencoder("validate", root, *deeper))
     assert re.match(
-        r"checkpoint of another architecture: 'network\.\S+' is absent there and present in", line
+        r"\S+last.ckpt: checkpoint of another architecture: 'network\.\S+' is absent there and present in",
+        line,
     )
     line = told(*small_autoencoder("validate", root, "--ckpt_path", "nope.ckpt"))
-    assert line == "Checkpoint file not found: nope.ckpt"
+    assert line == f"checkpoint 'nope.ckpt' does not exist (in the working directory {str(ROOT)!r})"
 
 
 def test_a_key_that_only_the_checkpoint_has():
@@ -224,3 +227,68 @@ def test_a_schedule_needs_a_number_of_steps(tmp_path):
     options = ["--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:05"]
     line = told(*small_autoencoder("fit", tmp_path, *options))
     assert line == "lr_scheduler needs the number of optimizer steps: give trainer.max_steps"
+
+
+@pytest.mark.parametrize("content, fault", [
+    (b"", "is empty or holds no settings"), (b"\x95\xff\x00", "is no config file: it holds no text"),
+    (b"# nothing\n", "is empty or holds no settings"), (b"just a text", "is empty or holds no settings"),
+])  # fmt: skip
+@pytest.mark.parametrize("option", [
+    ["--config"], [*DIFFUSION, "--data"], [*DIFFUSION, "--model.init_args.network"], ["named"],
+])  # fmt: skip
+def test_a_config_file_without_settings_is_named(tmp_path, content, fault, option):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    if option == ["named"]:  # by another file
+        (tmp_path / "outer.yaml").write_text(
+            f"config: {ROOT}/configs/small/diffusion_stage2.yaml\ndata: mine.yaml\n"
+        )
+        option, named = ["--config"], tmp_path / "outer.yaml"
+    else:
+        named = file
+    line = told("fit", *option, str(named), "--print_config")
+    assert str(file) in line and fault in line
+
+
+def test_from_config_refuses_what_the_command_line_refuses(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"config: {ROOT}/configs/small/diffusion_stage2.yaml\nmodel: {{init_args: {{sample_steps: 3}}}}\n"
+    )
+    with pytest.raises(ValueError, match="mine.yaml: 'model' would replace all that .* says about it"):
+        from_config(str(file))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_working_directory_is_named_and_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = told("fit", "--config", f"{ROOT}/configs/small/diffusion_stage1.yaml")
+    assert "no shard found at 'assets/small/" in line and f"the working directory, {tmp_path}" in line
+    data = ["--data.init_args.train_defaults.root", f"{ROOT}/assets/small/shards"]
+    data += ["--data.init_args.val_defaults.root", f"{ROOT}/assets/small/shards"]
+    line = told("fit", "--config", f"{ROOT}/configs/small/diffusion_stage1.yaml", *data)
+    assert re.match(rf"weights file 'assets/\S+' does not exist in the working directory '{tmp_path}'", line)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=f"does not exist in the working directory '{tmp_path}'"):
+        from_config(f"{ROOT}/configs/small/shipped_diffusion.yaml")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit, logger", [(1000, "false"), (400_000, "false"), (200, "true")])
+def test_a_full_disk_is_one_line_that_names_what_could_not_be_written(tmp_path, limit, logger):
+    """The config, the checkpoint, TensorBoard."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        line = told(*small_autoencoder("fit", tmp_path, "--trainer.logger", logger))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.fullmatch(rf"'{tmp_path}\S*': File too large", line), line
+    assert not list(tmp_path.rglob(".*.tmp")) and not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    line = told(*small_autoencoder("fit", tmp_path / "file" / "run"))
+    assert re.fullmatch(rf"'{tmp_path}/file\S*': (Not a directory|File exists)", line), line

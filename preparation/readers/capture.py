@@ -17,20 +17,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
+from preparation.readers.calibrated_videos import is_of_stored, turned_camera
+from preparation.readers.picture_shape import Shape, check_shape
 from preparation.readers.qualisys import CalibratedCamera, read_calibration
+from preparation.readers.windows import without
 from preparation.rendering.lens import bilinear
 from preparation.writing import jobs
+from scene4d.folders import listed
 from scene4d.sample_format import SceneSample
+from scene4d.video_files import Orientation, VideoInfo, read_frames, video_info
 
 logger = logging.getLogger(__name__)
 SOURCE = "capture"
 MOTION = 25  # grey levels off the temporal median that count as motion
 SHRINK = 8  # motion is looked for at this fraction of the resolution
+PADDED = 0.03  # share of a video's height that codecs add to or cut off the calibrated picture
 MARGIN = 1.1  # the crop is so many times larger than the part that moves
 
 
@@ -45,6 +50,7 @@ class Takes:
         start: First frame of the video that is taken.
         caption: Caption of all takes.
         license: Licence of all takes.
+        skip: Cameras that are left out: names or shell patterns, separated by commas.
     """
 
     size: int
@@ -53,6 +59,7 @@ class Takes:
     start: int
     caption: str
     license: str
+    skip: str = ""
 
     def options(self) -> dict[str, object]:
         """Returns all fields."""
@@ -69,14 +76,14 @@ class Takes:
             ValueError: There is no calibration, a video has no camera or too few frames; names the file.
         """
         images, c2w, intrinsics, rates = [], [], [], set()
-        for path, calibrated in _videos_with_cameras(scene):
-            frames, fps = read_frames(path, self.frames, self.stride, self.start)
-            camera = calibrated.resized(frames.shape[2], frames.shape[1])
+        for path, calibrated in _videos_with_cameras(scene, self.skip):
+            frames, video = read_clip(path, self.frames, self.stride, self.start)
+            camera = camera_of(calibrated, video.orientation, str(path))
             pinhole = crop_intrinsics(camera.intrinsics, moving_square(frames), self.size)
             images.append(resample(frames, camera, pinhole, self.size))
             c2w.append(camera.c2w)
             intrinsics.append(pinhole)
-            rates.add(round(fps / self.stride, 3))
+            rates.add(round(video.rate / self.stride, 3))
             logger.info("%s: focal length %.0f pixels", path, pinhole[0, 0])
         if len(rates) != 1:
             raise ValueError(f"{scene}: the videos run at different rates: {sorted(rates)} frames per second")
@@ -95,28 +102,37 @@ def main(args: Sequence[str] | None = None) -> None:
     jobs.run(SOURCE, options, lambda: (takes, options.takes))
 
 
-def read_frames(
+def read_clip(
     path: Path, num_frames: int, stride: int, start: int
-) -> tuple[UInt8[ndarray, "t h w 3"], float]:
-    """Decodes frames start, start + stride, ... at full size; returns them and the video's own rate.
+) -> tuple[UInt8[ndarray, "t h w 3"], VideoInfo]:
+    """Decodes frames start, start + stride, ... at full size; frame k is at k / rate seconds.
 
     Raises:
         ValueError: The file cannot be decoded or is too short; names it.
     """
-    wanted = range(start, start + (num_frames - 1) * stride + 1, stride)
-    frames = []
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or 0)
-            for k, frame in enumerate(container.decode(stream)):
-                if k in wanted:
-                    frames.append(frame.to_ndarray(format="rgb24"))
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}") from error
-    if len(frames) < num_frames:
-        raise ValueError(f"{path} has {len(frames)} of the {num_frames} frames {wanted}")
-    return np.stack(frames), fps
+    wanted, info = range(start, start + (num_frames - 1) * stride + 1, stride), video_info(path)
+    if wanted[-1] >= info.count:
+        there = sum(number < info.count for number in wanted)
+        raise ValueError(f"{path} has {there} of the {num_frames} frames {wanted}")
+    return np.stack(list(read_frames(path, info.times(wanted)))), info
+
+
+def camera_of(calibrated: CalibratedCamera, video: Orientation, name: str) -> CalibratedCamera:
+    """Returns the camera of the upright frames; a calibration of the shape of the stored ones is turned with them.
+
+    Raises:
+        ValueError: The stored frames are mirrored, or have not the shape of the calibration; names the video.
+    """
+    aspect = calibrated.size[0] / calibrated.size[1]
+    stored = is_of_stored(aspect, video)
+    check_shape(name, (video.width, video.height) if stored else video.size[::-1], Shape(aspect, PADDED))
+    if not stored:
+        return calibrated.resized(*video.size[::-1])
+    camera = calibrated.resized(video.width, video.height)
+    c2w, intrinsics = turned_camera(camera.c2w, camera.intrinsics, video)
+    tangential = video.matrix()[:2, :2] @ camera.distortion[:1:-1]  # (p2, p1) is a vector of the image
+    distortion = np.concatenate([camera.distortion[:2], tangential[::-1]])
+    return CalibratedCamera(camera.name, video.size[::-1], c2w, intrinsics, distortion)
 
 
 def moving_square(frames: UInt8[ndarray, "t h w 3"]) -> tuple[float, float, float]:
@@ -171,15 +187,16 @@ def _extent(counts: Int[ndarray, "n"]) -> tuple[int, int]:
     return int(np.searchsorted(share, 0.005)), int(np.searchsorted(share, 0.995)) + 1
 
 
-def _videos_with_cameras(take: Path) -> Iterator[tuple[Path, CalibratedCamera]]:
-    calibrations = sorted((take / "calibration").glob("*.qca.txt"))
+def _videos_with_cameras(take: Path, skip: str) -> Iterator[tuple[Path, CalibratedCamera]]:
+    calibrations = listed(take / "calibration", ["*.qca.txt"])
     if len(calibrations) != 1:
         raise ValueError(f"{take}/calibration holds {len(calibrations)} files *.qca.txt, expected one")
     cameras = {camera.name: camera for camera in read_calibration(calibrations[0])}
-    videos = sorted((take / "videos").glob("*.mp4"))
+    videos = listed(take / "videos", [".mp4"])
     if not videos:
         raise ValueError(f"{take}/videos holds no *.mp4")
-    for path in videos:
+    kept = without([path.stem for path in videos], skip, str(take))
+    for path in (path for path in videos if path.stem in kept):
         if path.stem not in cameras:
             raise ValueError(f"{path} has no camera in {calibrations[0].name}, which has {sorted(cameras)}")
         yield path, cameras[path.stem]
@@ -196,5 +213,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stride", type=int, default=3, help="take every n-th frame")
     parser.add_argument("--start", type=int, default=7, help="first frame of the video that is taken")
     parser.add_argument("--caption", default="a man in a swimming cap balances on a treadmill")
+    parser.add_argument("--skip", default="", help="cameras to leave out, separated by commas")
     parser.add_argument("--license", default="BSD-3-Clause, (c) 2022 perfanalytics, from pose2sim")
     return parser

@@ -2,7 +2,8 @@
 
     python -m preparation.colmap --root MVImgNet --output data/mvimgnet --name mvimgnet
 
-A scene is a folder with pictures in `images/` and a model, binary or text, in `sparse/0` or `sparse`. The model holds
+A scene is a folder with pictures in `images/` and models, binary or text, in `sparse` or in folders of it such as
+`sparse/0`. COLMAP writes several models where it cannot join all pictures; the one with most pictures is read. It holds
 world-to-camera rotations (wxyz) and translations with OpenCV axes and pixel centres at +0.5. All of COLMAP's lens
 models are read, and their distortion is removed. Views are ordered by the names of the pictures. The command needs
 the package pycolmap. Source: https://colmap.github.io/format.html
@@ -10,6 +11,7 @@ the package pycolmap. Source: https://colmap.github.io/format.html
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from preparation.readers.picture_shape import Shape
 from preparation.readers.posed_views import (
     PosedView,
     find_folders,
@@ -27,12 +30,15 @@ from preparation.readers.posed_views import (
     normalised_intrinsics,
 )
 from preparation.readers.windows import PathWindows, option
+from scene4d.folders import listed, natural_key
 from scene4d.sample_format import SceneSample
 
 if TYPE_CHECKING:
     import pycolmap
 
-MODELS = [f"{folder}/cameras.{kind}" for folder in ("sparse", "sparse/0") for kind in ("bin", "txt")]
+logger = logging.getLogger(__name__)
+CAMERA_FILES = ("cameras.bin", "cameras.txt")
+MODELS = [f"{folder}/{name}" for folder in ("sparse", "sparse/*") for name in CAMERA_FILES]
 PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 
 
@@ -58,10 +64,9 @@ class Colmap(PathWindows):
         Raises:
             ValueError: The model cannot be read; names its folder.
         """
-        model = scene / "sparse" / "0"
-        model = model if model.is_dir() else scene / "sparse"
-        registered = sorted(read_model(model).images.values(), key=lambda image: image.name)
-        yield from self.stills([self._view(scene, image) for image in registered if image.has_pose])
+        registered = _with_poses(largest_model(scene / "sparse"))
+        registered.sort(key=lambda image: natural_key(image.name))
+        yield from self.stills([self._view(scene, image) for image in registered])
 
     def _view(self, scene: Path, image: pycolmap.Image) -> PosedView:
         camera, picture = image.camera, scene / self.images / image.name
@@ -73,9 +78,28 @@ class Colmap(PathWindows):
         w2c = np.eye(4)
         w2c[:3] = image.cam_from_world().matrix()
         lens = None if camera.model.name in PINHOLES else partial(_distort, camera=camera, matrix=matrix)
-        return PosedView(
-            str(picture), np.linalg.inv(w2c), intrinsics, image_files([picture]), distortion=lens
-        )
+        frames = image_files([picture], Shape(camera.width / camera.height))
+        return PosedView(str(picture), np.linalg.inv(w2c), intrinsics, frames, distortion=lens)
+
+
+def largest_model(folder: Path) -> pycolmap.Reconstruction:
+    """Reads the model with most pictures of those in a folder and in the folders of it, whatever their names.
+
+    Raises:
+        ValueError: One of the models cannot be read; names its folder.
+    """
+    places = [place for place in [*listed(folder, ["*"]), folder] if listed(place, CAMERA_FILES)]
+    models = [read_model(place) for place in places]
+    sizes = [len(_with_poses(model)) for model in models]
+    chosen = sizes.index(max(sizes))
+    if len(models) > 1:
+        counts = ", ".join(f"{place}: {size}" for place, size in zip(places, sizes))
+        logger.warning("%s is read, the largest of several models (pictures: %s)", places[chosen], counts)
+    return models[chosen]
+
+
+def _with_poses(model: pycolmap.Reconstruction) -> list[pycolmap.Image]:
+    return [image for image in model.images.values() if image.has_pose]
 
 
 def read_model(folder: Path) -> pycolmap.Reconstruction:

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from preparation.readers.raw_scenes import RawScenes, Reader, scene_name
+from preparation.readers.windows import RigClips
 from preparation.writing import jobs
 
 SPLIT_BUCKETS = 10_000  # the split by names is exact to one in so many
@@ -28,6 +29,8 @@ def run(reader: type[Reader], description: str | None, arguments: Sequence[str] 
     """
     options = _parser(reader, description).parse_args(arguments)
     chosen = reader(**{field.name: getattr(options, field.name) for field in fields(reader)})
+    if isinstance(chosen, RigClips):
+        chosen = chosen.for_split(options.split)
     jobs.run(options.name, options, lambda: _open(chosen, options))
 
 

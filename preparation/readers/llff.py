@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from preparation.readers.picture_shape import Shape
 from preparation.readers.posed_views import (
     PosedView,
     find_folders,
@@ -27,10 +28,11 @@ from preparation.readers.posed_views import (
     normalised_intrinsics,
 )
 from preparation.readers.windows import PathWindows, option
+from scene4d.folders import listed, natural_key
 from scene4d.sample_format import SceneSample
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-Camera = tuple[Float[ndarray, "4 4"], Float[ndarray, "3 3"]]
+Camera = tuple[Float[ndarray, "4 4"], Float[ndarray, "3 3"], Shape]
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,30 @@ class LLFF(PathWindows):
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Yields windows of one scene; the n-th row belongs to the n-th picture by name.
 
+        LLFF wrote the rows in the order of plain sorting, so `img_10` comes before `img_9`; the path is then taken
+        in natural order.
+
         Raises:
             ValueError: There are not as many pictures as rows, or the rows cannot be read; names the file.
         """
         folder = scene / self.images
-        pictures = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+        pictures = sorted(listed(folder, SUFFIXES))
         cameras = read_poses_bounds(scene / "poses_bounds.npy")
         if len(pictures) != len(cameras):
             raise ValueError(
                 f"{folder}: {len(pictures)} pictures, expected {len(cameras)} (poses_bounds.npy)"
             )
+        path = sorted(zip(pictures, cameras), key=lambda pair: natural_key(pair[0].name))
         yield from self.stills(
-            [PosedView(str(path), *camera, image_files([path])) for path, camera in zip(pictures, cameras)]
+            [
+                PosedView(str(picture), c2w, intrinsics, image_files([picture], shape))
+                for picture, (c2w, intrinsics, shape) in path
+            ]
         )
 
 
 def read_poses_bounds(path: Path) -> list[Camera]:
-    """Returns OpenCV c2w and intrinsics divided by the image size for every row.
+    """Returns OpenCV c2w, intrinsics divided by the image size, and the shape of the pictures for every row.
 
     Raises:
         ValueError: The file is no array of n x 17 numbers; names it.
@@ -87,4 +96,5 @@ def _camera(row: Float[ndarray, "3 5"]) -> Camera:
     down, right, backward, place = row[:, :4].T
     c2w = np.eye(4)
     c2w[:3] = np.stack([right, down, -backward, place], axis=1)
-    return c2w, normalised_intrinsics((focal, focal), (width / 2, height / 2), width, height)
+    intrinsics = normalised_intrinsics((focal, focal), (width / 2, height / 2), width, height)
+    return c2w, intrinsics, Shape(width / height)

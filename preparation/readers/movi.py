@@ -12,7 +12,8 @@ documented names, nested ones joined by a slash:
                      "metadata": ["depth_range"]}.items() for name in names})
 
 `video` is uint8 `t h w 3` at 12 frames per second. `depth` is uint16 `t h w 1`: the distance from the centre of the
-camera, between the two values of depth_range. Scenes with a moving camera (MOVi-E, F) are skipped. Source:
+camera, between the two values of depth_range; `--depth planar` reads depth along the axis of the camera. Scenes with
+a moving camera (MOVi-E, F) are skipped. Source:
 https://github.com/google-research/kubric/tree/main/challenges/movi
 """
 
@@ -32,6 +33,7 @@ from PIL import Image
 from preparation.readers.kubric import fixed_camera, planar_depth
 from preparation.readers.posed_views import PosedView
 from preparation.readers.windows import VideoClips, option
+from scene4d.folders import listed_below
 from scene4d.sample_format import SceneSample
 
 FPS = 12.0
@@ -40,15 +42,20 @@ CAMERA = ("focal_length", "sensor_width", "positions", "quaternions")
 
 @dataclass(frozen=True)
 class Movi(VideoClips):
-    """Reads one exported scene."""
+    """Reads one exported scene.
+
+    Attributes:
+        depth: What the depth is: `distance` from the centre of the camera, or `planar` depth along its axis.
+    """
 
     source: ClassVar[str] = "movi"
     terms: ClassVar[str] = "Apache-2.0, MOVi (Greff et al. 2022); see the terms of the rendered assets"
     frames: int = option(21, "frames per clip; 4k + 1 suits the autoencoders")
+    depth: str = option("distance", "what depth holds: `distance` from the camera's centre, or `planar`")
 
     def find_scenes(self, root: Path) -> list[Path]:
         """Returns all exported scenes."""
-        return list(root.rglob("*.npz"))
+        return listed_below(root, [".npz"])
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Yields clips of one scene.
@@ -63,6 +70,8 @@ class Movi(VideoClips):
                 camera = {name: arrays[f"camera/{name}"] for name in CAMERA}
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{scene}: expected MOVi's features as arrays: {error}") from error
+        if video.shape[:3] != depth.shape:
+            raise ValueError(f"{scene}: video is {video.shape}, but depth is {depth.shape}")
         c2w, intrinsics = fixed_camera(camera, video.shape[2] / video.shape[1], str(scene))
 
         def frames(numbers: Sequence[int]) -> Iterator[Image.Image]:
@@ -70,7 +79,7 @@ class Movi(VideoClips):
 
         def depths(numbers: Sequence[int]) -> Iterator[Float32[ndarray, "h w"]]:
             scale = (high - low) / 65535
-            return (planar_depth(depth[k] * scale + low, intrinsics) for k in numbers)
+            return (planar_depth(depth[k] * scale + low, intrinsics, self.depth, str(scene)) for k in numbers)
 
         view = PosedView(str(scene), c2w, intrinsics, frames, depths)
         yield from self.grids([view], len(video), FPS)

@@ -4,7 +4,7 @@
 
 A scene has pictures `multiview_GT/TTTTTTTT/camNN.jpg` and a folder `calibration/camNN/` for every camera. There,
 `extrinsic.txt` holds a row with the centre C of the camera and then the 3x3 world-to-camera rotation R with OpenCV
-axes (t = -R C); `intrinsic.txt` holds a 3x3 matrix in pixels. Source: https://gorokee.github.io/jsyoon/dynamic_synth
+axes (t = -R C); `intrinsic.txt` holds a 3x3 matrix in pixels of the pictures, which are not to be shrunk. Source: https://gorokee.github.io/jsyoon/dynamic_synth
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
+from preparation.readers.picture_shape import Shape
 from preparation.readers.posed_views import PosedView, find_folders, image_files
-from preparation.readers.windows import VideoClips, option
+from preparation.readers.windows import RigClips, option
+from scene4d.folders import listed
 from scene4d.sample_format import SceneSample
+
+OFF_CENTRE = 0.2  # of the width or height; no lens is so far off, but cameras of other pictures are
 
 
 @dataclass(frozen=True)
-class NvidiaDynamic(VideoClips):
+class NvidiaDynamic(RigClips):
     """Reads one scene.
 
     Attributes:
@@ -46,15 +50,16 @@ class NvidiaDynamic(VideoClips):
         Raises:
             ValueError: A calibration is malformed, or a picture is missing; names the file.
         """
-        instants = sorted(path for path in (scene / "multiview_GT").glob("*") if path.is_dir())
+        instants = [path for path in listed(scene / "multiview_GT", ["*"]) if path.is_dir()]
         if not instants:
             raise ValueError(f"{scene}/multiview_GT: expected a folder for every instant")
-        folders = sorted(path for path in (scene / "calibration").glob("cam*") if path.is_dir())
-        views = [
-            _view(folder, [instant / f"{folder.name}.jpg" for instant in instants]) for folder in folders
-        ]
-        if not views:
+        folders = [path for path in listed(scene / "calibration", ["cam*"]) if path.is_dir()]
+        if not folders:
             raise ValueError(f"{scene}/calibration: expected folders camNN")
+        views = [
+            _view(scene / "calibration" / name, [instant / f"{name}.jpg" for instant in instants])
+            for name in self.kept([folder.name for folder in folders], str(scene))
+        ]
         yield from self.grids(views, len(instants), self.fps)
 
 
@@ -69,7 +74,15 @@ def _view(folder: Path, pictures: list[Path]) -> PosedView:
         raise ValueError(f"{pictures[0]}: expected a picture: {error}") from error
     pixels = _matrix(folder / "intrinsic.txt", (3, 3))
     intrinsics = np.diag([1 / width, 1 / height, 1.0]) @ pixels
-    return PosedView(folder.name, c2w, intrinsics, image_files(pictures))
+    centre = intrinsics[:2, 2]
+    if not (np.abs(centre - 0.5) < OFF_CENTRE).all():
+        raise ValueError(
+            f"{folder}/intrinsic.txt: the principal point is at {centre.round(2).tolist()} of the width and height of "
+            f"{pictures[0]} ({width}x{height}); expected it near the middle: are the pictures shrunk or cut?"
+        )
+    return PosedView(
+        folder.name, c2w, intrinsics, image_files(pictures, Shape(width / height)), label=folder.name
+    )
 
 
 def _matrix(path: Path, shape: tuple[int, int]) -> Float[ndarray, "m n"]:

@@ -2,9 +2,10 @@
 
     python -m preparation.objaverse --root glbs --output data/objaverse --shard-size 20
 
-`--root` holds `*.glb` files, as Objaverse's `glbs/<shard>/<uid>.glb`. The name of a file decides which of its
-animations is shown. Cameras and depth are given in units of the largest side of the box around all that moves,
-centred on it; z is up. Files without animation, or that hardly move, are skipped. The command needs the package bpy.
+`--root` holds `*.glb` files, as Objaverse's `glbs/<shard>/<uid>.glb`. Their default scene is shown. The name of a
+file decides with which of its animations; whatever that one has no key for is at rest. Cameras and depth are given in
+units of the largest side of the box around all that moves, centred on it; z is up. Files without animation, or that
+hardly move, are skipped. The command needs the package bpy.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from PIL import Image
 
 from preparation.readers.posed_views import PosedView, assemble
 from preparation.readers.windows import option
+from scene4d.folders import listed_below
 from scene4d.sample_format import SceneSample
 
 FIELD_OF_VIEW = 40.0  # degrees
 ELEVATIONS = (5.0, 30.0)  # degrees above the horizon
-TIMELINE_FPS = 24.0  # of Blender
 PROBES = 5  # instants at which the box and the motion are measured
 LEAST_MOTION = 0.02  # share of the box; a file that moves less is skipped
 MARGIN = 1.05
@@ -64,7 +65,7 @@ class Objaverse:
             ImportError: bpy is not installed.
         """
         _blender()
-        return list(root.rglob("*.glb"))
+        return listed_below(root, [".glb"])
 
     def read_scene(self, scene: Path) -> Iterator[SceneSample]:
         """Yields one sample.
@@ -78,7 +79,7 @@ class Objaverse:
         stage.play(clip)
         centre, extent, radius = _measure(stage, np.linspace(clip.start, clip.end, PROBES))
         stage.set_up(self.size, np.radians(FIELD_OF_VIEW), extent, self.engine, self.samples)
-        step = min(TIMELINE_FPS / self.fps, (clip.end - clip.start) / max(self.frames - 1, 1))
+        step = min(stage.FPS / self.fps, (clip.end - clip.start) / max(self.frames - 1, 1))
         times = clip.start + step * np.arange(self.frames)
         poses = _arc(self.views, np.radians(self.arc), self._distance(radius), rng)
         views = [self._view(stage, pose, centre, extent, times) for pose in poses]

@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from preparation.readers.picture_shape import Shape, as_calibrated, check_shape
 from preparation.readers.posed_views import PosedView
-from preparation.readers.realestate import camera_of_row
+from preparation.readers.realestate import camera_of_row, shape_of
 from preparation.readers.windows import PathWindows
 from preparation.writing.jobs import SkippedScene
 from scene4d.sample_format import SceneSample
@@ -71,7 +72,8 @@ class PixelSplat(PathWindows):
         path = []
         for number, (row, data) in enumerate(zip(cameras.double().tolist(), images)):
             c2w, intrinsics = camera_of_row(row)
-            path.append(PosedView(f"image {number}", c2w, intrinsics, _Jpeg(data)))
+            frames = _Jpeg(data, f"image {number}", shape_of(intrinsics))
+            path.append(PosedView(frames.name, c2w, intrinsics, frames))
         for sample in self.stills(path):
             sample.key, sample.group = f"{re.sub(r'[^A-Za-z0-9_]+', '-', key)}-{sample.key}", key
             yield sample
@@ -80,12 +82,16 @@ class PixelSplat(PathWindows):
 class _Jpeg:
     """Opens an encoded picture held as a tensor."""
 
-    def __init__(self, data: Tensor) -> None:
+    def __init__(self, data: Tensor, name: str, shape: Shape) -> None:
         self.data = data
+        self.name = name
+        self.shape = shape
 
     def __call__(self, numbers: Sequence[int]) -> Iterator[Image.Image]:
         for _ in numbers:
-            yield Image.open(io.BytesIO(self.data.numpy().tobytes())).convert("RGB")
+            image = as_calibrated(Image.open(io.BytesIO(self.data.numpy().tobytes())), self.name, self.shape)
+            check_shape(self.name, image.size, self.shape)
+            yield image.convert("RGB")
 
 
 def _load(path: Path) -> list[dict]:

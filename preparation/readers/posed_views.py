@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from preparation.readers.picture_shape import Shape, as_calibrated, check_shape
 from preparation.rendering.lens import Distortion, undistort
+from scene4d.folders import is_hidden
 from scene4d.sample_format import SceneSample
 
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])  # right-multiplied to a c2w with y up, z backward
@@ -36,6 +37,8 @@ class PosedView:
         frames: Opens the pictures with the given numbers, in ascending order.
         depths: Opens planar depth in scene units (0 = unknown) in the same way; None if there is none.
         distortion: Distortion of the lens, on image points at z = 1; None for a pinhole camera.
+        label: Name of the camera in its data set, which the sample keeps; empty if it has none.
+        shape: Shape of the pictures that belong to the intrinsics; None if the data set does not say.
     """
 
     name: str
@@ -44,6 +47,8 @@ class PosedView:
     frames: Callable[[Sequence[int]], Iterable[Image.Image]]
     depths: Callable[[Sequence[int]], Iterable[Float32[ndarray, "h w"]]] | None = None
     distortion: Distortion | None = None
+    label: str = ""
+    shape: Shape | None = None
 
 
 def normalised_intrinsics(
@@ -80,6 +85,7 @@ def assemble(
         c2w=np.stack([view.c2w for view in views]).astype(np.float32),
         intrinsics=np.stack(intrinsics).astype(np.float32),
         depths=depths, depth_frames=[] if depths is None else with_depth,
+        view_names=[view.label for view in views] if all(view.label for view in views) else [],
     )  # fmt: skip
 
 
@@ -100,47 +106,31 @@ def fit_depth(depth: Float32[ndarray, "h w"], size: tuple[int, int]) -> Float32[
 
 
 def find_folders(root: Path, marker: str, levels: int = 2) -> list[Path]:
-    """Returns folders that hold a file, at most `levels` below `root`; picture folders are not searched."""
+    """Returns folders that hold a file, at most `levels` below `root`; picture folders are not searched.
+
+    Folders and files that begin with a dot do not count.
+    """
     found = (path for level in range(levels + 1) for path in root.glob("*/" * level + marker))
-    return sorted({path.parents[marker.count("/")] for path in found})
+    return sorted({path.parents[marker.count("/")] for path in found if not is_hidden(path, root)})
 
 
-def image_files(paths: Sequence[Path]) -> Callable[[Sequence[int]], Iterator[Image.Image]]:
-    """Opens frames that are kept as one picture file each.
+def image_files(
+    paths: Sequence[Path], shape: Shape | None = None
+) -> Callable[[Sequence[int]], Iterator[Image.Image]]:
+    """Opens frames that are kept as one picture file each, as `PosedView` takes them.
 
-    The result raises `ValueError`, naming the file, if one is missing or unreadable.
+    The result raises `ValueError`, naming the file, if one is missing or unreadable, or has not the camera's shape.
     """
 
     def frames(numbers: Sequence[int]) -> Iterator[Image.Image]:
         for number in numbers:
             try:
                 with Image.open(paths[number]) as image:
-                    yield _on_white(image)
+                    upright = as_calibrated(image, str(paths[number]), shape)
+                    check_shape(str(paths[number]), upright.size, shape)
+                    yield _on_white(upright)
             except OSError as error:
                 raise ValueError(f"{paths[number]}: expected a picture: {error}") from error
-
-    return frames
-
-
-def video_file(path: Path) -> Callable[[Sequence[int]], Iterator[Image.Image]]:
-    """Opens frames that are kept as a video, which is decoded from its start up to the last one wanted.
-
-    The result raises `ValueError`, naming the file, if it cannot be decoded or is too short.
-    """
-
-    def frames(numbers: Sequence[int]) -> Iterator[Image.Image]:
-        found, number, wanted = 0, -1, set(numbers)
-        try:
-            with av.open(str(path)) as container:
-                for number, frame in enumerate(container.decode(video=0)):
-                    if number in wanted:
-                        found += 1
-                        yield frame.to_image()
-                    if found == len(numbers):
-                        return
-        except (av.FFmpegError, IndexError) as error:
-            raise ValueError(f"{path}: expected a video: {error}") from error
-        raise ValueError(f"{path}: has {number + 1} frames, expected at least {max(numbers) + 1}")
 
     return frames
 
@@ -152,21 +142,6 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def video_length(path: Path) -> tuple[int, float]:
-    """Returns the number of frames of a video, from its header where it says so, and its frames per second.
-
-    Raises:
-        ValueError: The file is missing or no video; names it.
-    """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 0)
-            return stream.frames or sum(1 for _ in container.decode(stream)), rate
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path}: expected a video: {error}") from error
-
-
 def _read_view(
     view: PosedView, frames: Sequence[int], size: tuple[int, int]
 ) -> tuple[UInt8[ndarray, "t h w 3"], Float[ndarray, "3 3"]]:
@@ -175,6 +150,7 @@ def _read_view(
     for image in view.frames(frames):
         stored.add(image.size)
         width, height = image.size
+        check_shape(view.name, image.size, view.shape)
         pixels = np.diag([width, height, 1.0]) @ view.intrinsics
         if view.distortion is not None:
             image = Image.fromarray(undistort(np.asarray(image), pixels, view.distortion))

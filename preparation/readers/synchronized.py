@@ -23,12 +23,17 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from preparation.readers.posed_views import PosedView, assemble, find_folders, video_file, video_length
-from preparation.readers.windows import VideoClips, option, spread_windows
+from preparation.readers.calibrated_videos import common_clock, video_file
+from preparation.readers.picture_shape import Shape
+from preparation.readers.posed_views import PosedView, assemble, find_folders
+from preparation.readers.windows import RigClips, option, spread_windows
+from scene4d.folders import natural_key
 from scene4d.sample_format import SceneSample
+from scene4d.video_files import video_info
 
 SENSOR_MM = 23.76
 METRES = 0.01
+SQUARE = Shape(1.0)
 STILL = 1e-3  # cameras whose matrices (metres) change less over a video stand still
 # camera: forward, right, up -> right, down, forward; world: y flipped to be right-handed
 CAMERA_AXES = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], float)
@@ -36,7 +41,7 @@ WORLD_AXES = np.diag([1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class Synchronized(VideoClips):
+class Synchronized(RigClips):
     """Reads one scene.
 
     Attributes:
@@ -59,15 +64,19 @@ class Synchronized(VideoClips):
         """
         poses = read_extrinsics(scene / "cameras" / "camera_extrinsics.json")
         intrinsics = _intrinsics(scene)
+        poses = {name: poses[name] for name in self.kept(list(poses), str(scene))}
         videos = {name: scene / "videos" / f"{name}.mp4" for name in poses}
-        lengths, rates = zip(*map(video_length, videos.values()))
-        stored = min(*lengths, *map(len, poses.values()))
+        count, rate = common_clock([video_info(path) for path in videos.values()])
+        stored = min(count, *map(len, poses.values()))
 
         def views(frame: int) -> list[PosedView]:
-            return [PosedView(str(p), poses[n][frame], intrinsics, video_file(p)) for n, p in videos.items()]
+            return [
+                PosedView(str(p), poses[n][frame], intrinsics, video_file(p, rate), label=n, shape=SQUARE)
+                for n, p in videos.items()
+            ]
 
         if max(np.abs(pose - pose[:1]).max() for pose in poses.values()) < STILL:
-            yield from self.grids(views(0), stored, min(rates))
+            yield from self.grids(views(0), stored, rate)
         else:  # all cameras of a scene may start at one place, so frame 0 is left out
             for window in spread_windows(stored - 1, 1, 1, self.instants, "frames"):
                 frame = window[0] + 1
@@ -83,7 +92,8 @@ def read_extrinsics(path: Path) -> dict[str, Float[ndarray, "t 4 4"]]:
     try:
         frames = json.loads(path.read_text())
         ordered = [frames[f"frame{k}"] for k in range(len(frames))]
-        return {name: np.stack([_pose(frame[name]) for frame in ordered]) for name in sorted(ordered[0])}
+        names = sorted(ordered[0], key=natural_key)
+        return {name: np.stack([_pose(frame[name]) for frame in ordered]) for name in names}
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__} {error}"
         raise ValueError(f"{path}: expected frameK: camNN: 4 rows of 4 numbers: {reason}") from error

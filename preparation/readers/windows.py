@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from preparation.readers.posed_views import PosedView, assemble
 from scene4d.sample_format import SceneSample
 
 Value = TypeVar("Value")
+Rig = TypeVar("Rig", bound="RigClips")
 
 
 def option(default: Value, text: str) -> Value:
@@ -86,3 +88,51 @@ class VideoClips:
         """
         for clip in spread_windows(stored, self.frames, self.frame_stride, self.clips, "frames"):
             yield assemble(f"{clip[0]:05d}", views, clip, self.size, fps / self.frame_stride)
+
+
+@dataclass(frozen=True)
+class RigClips(VideoClips):
+    """Clips of a rig whose cameras have names, which the samples keep.
+
+    Attributes:
+        skip: Cameras that are left out.
+        hold_out: Cameras that are left out of training and kept for validation.
+    """
+
+    skip: str = option("", "cameras to leave out: names or shell patterns, separated by commas")
+    hold_out: str = option("", "cameras that --split train leaves out and --split val keeps, as --skip")
+
+    def for_split(self: Rig, split: str) -> Rig:
+        """Returns the reader of one split: that of `train` also skips the cameras that are held out."""
+        if split != "train" or not self.hold_out:
+            return self
+        return replace(self, skip=",".join(filter(None, (self.skip, self.hold_out))), hold_out="")
+
+    def kept(self, names: Sequence[str], place: str) -> list[str]:
+        """Returns the names of the cameras that are read, in their order.
+
+        Args:
+            names: All cameras of a scene.
+            place: Scene that errors name.
+
+        Raises:
+            ValueError: There is no such camera as one to leave out or hold out, or none is left.
+        """
+        without(names, self.hold_out, place)
+        return without(names, self.skip, place)
+
+
+def without(names: Sequence[str], patterns: str, place: str) -> list[str]:
+    """Leaves out the names that match one of the patterns, which are separated by commas.
+
+    Raises:
+        ValueError: A pattern without wildcards is none of the names, or no name is left.
+    """
+    left_out = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    for pattern in left_out:
+        if not set(pattern) & set("*?[") and pattern not in names:
+            raise ValueError(f"{place}: no camera {pattern!r} to leave out, expected one of {list(names)}")
+    kept = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in left_out)]
+    if not kept:
+        raise ValueError(f"{place}: leaving out {patterns!r} leaves no camera of {list(names)}")
+    return kept

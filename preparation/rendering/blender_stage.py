@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,11 @@ from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from preparation.rendering.gltf_file import Animation, GltfFile
+
 NOT_EXPORTED = "glTF_not_exported"  # the importer's collection for the shapes of bones
 SUN, AMBIENT = 2.5, 0.7
+FPS = 24  # of the timeline
 FAR = 100.0  # times the size of the stage; everything farther is background
 
 
@@ -26,41 +28,54 @@ FAR = 100.0  # times the size of the stage; everything farther is background
 class Clip:
     """One animation of a file, in frames of the timeline of Blender."""
 
-    name: str
-    start: float
-    end: float
+    file: GltfFile
+    animation: Animation
+
+    @property
+    def start(self) -> float:
+        """Returns the frame of the first key."""
+        return self.animation.start * FPS
+
+    @property
+    def end(self) -> float:
+        """Returns the frame of the last key."""
+        return self.animation.end * FPS
 
 
 def load(path: Path) -> list[Clip]:
-    """Empties Blender, imports a file and lists its animations by name.
+    """Lists the animations of a file by name.
 
     Raises:
-        ValueError: The file cannot be imported or has no animation; names it.
+        ValueError: The file is no GLB or has no animation; names it.
     """
-    bpy.ops.wm.read_factory_settings(use_empty=True)
-    try:
-        bpy.ops.import_scene.gltf(filepath=str(path), loglevel=50)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: expected a glTF file: {error}") from error
-    hidden = bpy.data.collections.get(NOT_EXPORTED)
-    for item in list(hidden.objects) if hidden else []:
-        bpy.data.objects.remove(item)
-    spans: dict[str, tuple[float, float]] = {}
-    for track in _tracks():
-        for strip in track.strips:
-            low, high = spans.get(track.name, (math.inf, -math.inf))
-            spans[track.name] = (min(low, strip.frame_start), max(high, strip.frame_end))
-    if not spans:
+    file = GltfFile(path)
+    clips = [Clip(file, animation) for animation in file.animations()]
+    if not clips:
         raise ValueError(f"{path}: has no animation")
-    return [Clip(name, *span) for name, span in sorted(spans.items())]
+    return clips
 
 
 def play(clip: Clip) -> None:
-    """Lets only one animation act on the scene."""
-    for data in _animated():
-        data.action = None
-    for track in _tracks():
-        track.mute = track.name != clip.name
+    """Empties Blender and imports the default scene of a file with one animation only.
+
+    Blender keeps what an animation has left behind. So nothing of the others is imported, and whatever this one has
+    no key for is at rest.
+
+    Raises:
+        ValueError: The file cannot be imported; names it.
+    """
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.context.scene.render.fps, bpy.context.scene.render.fps_base = FPS, 1.0
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Path(folder) / "clip.glb"
+        alone.write_bytes(clip.file.alone(clip.animation))
+        try:
+            bpy.ops.import_scene.gltf(filepath=str(alone), loglevel=50)
+        except RuntimeError as error:
+            raise ValueError(f"{clip.file.path}: expected a glTF file: {error}") from error
+    hidden = bpy.data.collections.get(NOT_EXPORTED)
+    for item in list(hidden.objects) if hidden else []:
+        bpy.data.objects.remove(item)
 
 
 def vertices(frame: float) -> Float[ndarray, "n 3"]:
@@ -130,17 +145,6 @@ def render(
         (path,) = Path(folder).glob("depth*.exr")
         depth = _read_depth(path)
     return image, np.where(depth < scene.camera.data.clip_end, depth, 0).astype(np.float32)
-
-
-def _animated() -> Iterator[bpy.types.AnimData]:
-    keys = [key for key in bpy.data.shape_keys if key.animation_data]
-    for item in [*(item for item in bpy.data.objects if item.animation_data), *keys]:
-        yield item.animation_data
-
-
-def _tracks() -> Iterator[bpy.types.NlaTrack]:
-    for data in _animated():
-        yield from data.nla_tracks
 
 
 def _go_to(frame: float) -> None:

@@ -1,4 +1,4 @@
-"""Real lenses: OpenCV's distortion model, and images without distortion."""
+"""Real lenses: OpenCV's distortion models, and images without distortion."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def distort(rays: Float[ndarray, "n 2"], coefficients: Sequence[float]) -> Float
 
     Args:
         rays: x / z and y / z of every point.
-        coefficients: k1, k2 (radial), p1, p2 (tangential).
+        coefficients: k1, k2 (radial), p1, p2 (tangential), and then as far as there are any k3 and k4, k5, k6 (radial,
+            the last three in the denominator).
     """
-    k1, k2, p1, p2 = coefficients
+    k1, k2, p1, p2, k3, k4, k5, k6 = [*coefficients, *[0.0] * (8 - len(coefficients))]
     x, y = rays[:, 0], rays[:, 1]
     r2 = x**2 + y**2
-    radial = 1 + k1 * r2 + k2 * r2**2
+    radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
     return np.stack(
         [
             x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2),
@@ -32,6 +33,23 @@ def distort(rays: Float[ndarray, "n 2"], coefficients: Sequence[float]) -> Float
         ],
         axis=1,
     )
+
+
+def distort_fisheye(rays: Float[ndarray, "n 2"], coefficients: Sequence[float]) -> Float[ndarray, "n 2"]:
+    """Moves ideal image points at z = 1 to where a fisheye lens puts them.
+
+    Source: OpenCV, "Fisheye camera model", without skew.
+
+    Args:
+        rays: x / z and y / z of every point.
+        coefficients: k1 to k4, of the odd powers of the angle to the optical axis from the third on.
+    """
+    k1, k2, k3, k4 = coefficients
+    radius = np.linalg.norm(rays, axis=1, keepdims=True)
+    angle = np.arctan(radius)
+    a2 = angle**2
+    bent = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4))))
+    return rays * np.where(radius > 0, bent / np.where(radius > 0, radius, 1), 1)
 
 
 def undistort(

@@ -21,6 +21,7 @@ from PIL import Image
 
 from preparation.rendering.mesh_renderer import Mesh, light_factor
 from preparation.synthetic.content_split import content_groups, content_hash, family, select_split
+from scene4d.folders import listed, listed_below
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def read_catalogues(root: Path) -> list[CatalogueEntry]:
     Raises:
         ValueError: There is no catalogue below `root`.
     """
-    files = sorted(root.rglob(CATALOGUE_FILE))
+    files = sorted(listed_below(root, [CATALOGUE_FILE]))
     if not files:
         raise ValueError(f"{root} holds no {CATALOGUE_FILE}; unzip the .sh3f catalogues into it")
     entries = [entry for file in files for entry in _read_catalogue(file)]
@@ -206,7 +207,7 @@ def _license(text: str) -> str:
 
 def _traits(entry: CatalogueEntry) -> set[str]:
     """Returns the traits of a model: family name, mesh and textures."""
-    images = [p for p in entry.path.parent.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    images = listed(entry.path.parent, IMAGE_SUFFIXES)
     return {family(entry.path.stem).lower(), content_hash(entry.path), *(content_hash(p) for p in images)}
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from preparation.synthetic.g3d import G3DMesh, read_g3d
+from scene4d.folders import is_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ def find_clips(root: Path) -> list[Clip]:
     clips = []
     reasons: dict[str, int] = defaultdict(int)
     for path in sorted(root.glob("**/factions/*/units/*/models/*.g3d")):
+        if is_hidden(path, root):
+            continue
         try:
             clips.append(_read_clip(path))
         except ValueError as error:

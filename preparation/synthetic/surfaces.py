@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from preparation.synthetic.content_split import content_groups, content_hash, family, select_split
+from scene4d.folders import listed_below
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ def texture_files(roots: list[Path], split: str) -> list[Path]:
     images = {
         f"{root.parent.name}/{root.name}/{path.relative_to(root).as_posix()}": path
         for root in roots
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.startswith("water")
+        for path in sorted(listed_below(root, IMAGE_SUFFIXES))
+        if not path.stem.startswith("water")
     }
     by_name = {name: path for name, path in images.items() if _is_usable(path)}
     if not by_name:

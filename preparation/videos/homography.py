@@ -26,11 +26,12 @@ from numpy import ndarray
 
 from datamodules.archives import Members
 from preparation.videos.package_videos import find_package_videos
-from preparation.videos.video_clips import cut_clips, find_shots, find_windows, read_video
+from preparation.videos.video_clips import Video, cut_clips, find_shots, find_windows
 from preparation.writing import jobs
 from preparation.writing.captions import embed_captions
 from preparation.writing.reports import Report, write_reported
 from scene4d.sample_format import SceneSample
+from scene4d.video_files import video_info
 
 logger = logging.getLogger(__name__)
 SOURCE = "homography"
@@ -82,22 +83,21 @@ class Clips:
         Raises:
             ValueError: The video cannot be read or gives no clip.
         """
-        decoded = read_video(scene.path, self.size * ZOOM)
-        shots = find_shots(decoded.frames)
-        windows = find_windows(shots, decoded.fps, self.frames, self.fps)
+        info = video_info(scene.path)
+        video = Video(scene.path, info, self.size * ZOOM)
+        shots = find_shots(video.previews())
+        windows = find_windows(shots, info.rate, self.frames, self.fps)
         seed, count = self.seed ^ zlib.crc32(scene.name.encode()), 0
-        for window, frames in cut_clips(decoded, windows, self.clips, self.frames, self.size, seed):
+        for window, frames in cut_clips(video, windows, self.clips, self.frames, self.size, seed):
             yield SceneSample(
                 key=f"{scene.name}_{count:04d}", source=SOURCE, images=frames[None],
-                fps=decoded.fps / window.stride, caption=scene.caption, text=self.texts.get(scene.caption),
+                fps=info.rate / window.stride, caption=scene.caption, text=self.texts.get(scene.caption),
                 group=scene.group, license=scene.license,
             )  # fmt: skip
             count += 1
-        logger.info(
-            "%s: %d clips from %d shots of %d frames", scene.name, count, len(shots), len(decoded.frames)
-        )
+        logger.info("%s: %d clips from %d shots of %d frames", scene.name, count, len(shots), info.count)
         if not count:
-            raise ValueError(f"{len(decoded.frames)} frames give no clip: too short, or nothing moves")
+            raise ValueError(f"{info.count} frames give no clip: too short, or nothing moves")
 
 
 def main(args: Sequence[str] | None = None) -> None:

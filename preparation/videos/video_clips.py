@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
+
+from scene4d.video_files import VideoInfo, read_frames
 
 CUT_CHANGE = 0.1  # smallest share of pixels whose colour bin changes at a cut
 CUT_RATIO = 4.0  # at a cut, at least this many times more pixels change than around it
 MIN_MOTION = 0.6  # grey levels of 255, mean over a clip: below it nothing moves
 MIN_CONTRAST = 10.0  # grey levels, standard deviation: below it nothing is seen
 TRIES = 12
-
-
-@dataclass
-class Video:
-    """A decoded video, already shrunk."""
-
-    frames: UInt8[ndarray, "t h w 3"]
-    fps: float
+PREVIEW = 90  # pixels of the shorter side of the frames in which cuts are looked for
 
 
 @dataclass(frozen=True)
@@ -35,35 +30,48 @@ class Window:
     stride: int
 
 
-def read_video(path: Path, short_side: int) -> Video:
-    """Decodes a whole video, every frame shrunk (never enlarged) to a shorter side of `short_side` pixels.
+@dataclass(frozen=True)
+class Video:
+    """A video at a constant rate, upright and with square pixels; its frames are decoded when they are asked for.
 
-    Raises:
-        ValueError: The file cannot be decoded or holds no frame; names it.
+    Attributes:
+        path: The file.
+        info: Its length and rate.
+        short_side: Frames are shrunk (never enlarged) to a shorter side of so many pixels.
     """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            frames = [_shrink(frame.to_image(), short_side) for frame in container.decode(stream)]
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}") from error
-    if not frames or fps <= 0:
-        raise ValueError(f"{path} holds {len(frames)} frames at {fps} frames per second")
-    return Video(np.stack(frames), fps)
+
+    path: Path
+    info: VideoInfo
+    short_side: int
+
+    def previews(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
+        """Decodes all frames, small and fast; one is in memory.
+
+        Raises:
+            ValueError: The file cannot be decoded; names it.
+        """
+        yield from read_frames(self.path, self.info.times(range(self.info.count)), PREVIEW)
+
+    def frames(self, numbers: Sequence[int]) -> Iterator[UInt8[ndarray, "h w 3"]]:
+        """Decodes frames with the given numbers, in rising order; one is in memory.
+
+        Raises:
+            ValueError: The file cannot be decoded; names it.
+        """
+        for pixels in read_frames(self.path, self.info.times(numbers)):
+            yield _shrink(Image.fromarray(pixels), self.short_side)
 
 
-def find_shots(frames: UInt8[ndarray, "t h w 3"]) -> list[tuple[int, int]]:
+def find_shots(frames: Iterable[UInt8[ndarray, "h w 3"]]) -> list[tuple[int, int]]:
     """Splits a video at its cuts into half-open ranges that together hold all frames, in order.
 
     At a cut, the joint colour histograms (8 bins per channel) of two neighbours differ much, and much more than
     those of the frames around. A fast pan does not look like that. Jumps of the exposure count as cuts.
     """
-    histograms = np.stack([_histogram(frame) for frame in frames])
-    change = np.abs(np.diff(histograms, axis=0)).sum(1) / 2
+    change = np.array([np.abs(b - a).sum() / 2 for a, b in pairwise(map(_histogram, frames))])
     usual = [np.median(change[max(0, k - 3) : k + 4]) for k in range(len(change))]
     cuts = np.flatnonzero((change > CUT_CHANGE) & (change > CUT_RATIO * np.array(usual)))
-    bounds = [0, *(int(k) + 1 for k in cuts), len(frames)]
+    bounds = [0, *(int(k) + 1 for k in cuts), len(change) + 1]
     return list(zip(bounds[:-1], bounds[1:]))
 
 
@@ -98,15 +106,28 @@ def cut_clips(
         seed: Seed of the crops.
     """
     rng = np.random.default_rng(seed)
-    for k in range(clips if windows else 0):
-        window = windows[int((k + 0.5) / clips * len(windows))]
-        stop = window.start + num_frames * window.stride
-        frames = video.frames[window.start : stop : window.stride]
+    chosen = [windows[int((k + 0.5) / clips * len(windows))] for k in range(clips if windows else 0)]
+    for window, frames in zip(chosen, _read_windows(video, chosen, num_frames)):
         for _ in range(TRIES):
             clip = _crop(frames, random_square(frames.shape[1], frames.shape[2], size, rng), size)
             if _shows_motion(clip):
                 yield window, clip
                 break
+
+
+def _read_windows(
+    video: Video, windows: list[Window], num_frames: int
+) -> Iterator[UInt8[ndarray, "t h w 3"]]:
+    """Yields the frames of windows whose starts rise; in memory are those of one, and of those that overlap it."""
+    numbers = [range(w.start, w.start + num_frames * w.stride, w.stride) for w in windows]
+    wanted = sorted(set().union(*numbers))
+    decoded, kept = zip(wanted, video.frames(wanted)), dict[int, UInt8[ndarray, "h w 3"]]()
+    for window in numbers:
+        kept = {number: frame for number, frame in kept.items() if number >= window.start}
+        while window[-1] not in kept:
+            number, frame = next(decoded)
+            kept[number] = frame
+        yield np.stack([kept[number] for number in window])
 
 
 def random_square(height: int, width: int, size: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -7,6 +7,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def is_first_rank() -> bool:
+    """Whether this process says what all of them know."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on any rank; every rank must call it."""
     if not dist.is_initialized():
@@ -14,6 +19,18 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     value = torch.tensor([flag], dtype=torch.uint8, device=device)
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return bool(value)
+
+
+def share_of_mean(count: int, device: torch.device) -> float:
+    """Weight of a rank's mean over `count` items, so that the average over ranks is the mean over all items.
+
+    It is 1 where all ranks have equally many; every rank must call it.
+    """
+    if not dist.is_initialized():
+        return 1.0
+    total = torch.tensor([count], dtype=torch.float32, device=device)
+    dist.all_reduce(total)
+    return count * dist.get_world_size() / max(total.item(), 1.0)
 
 
 def from_first_rank(tensor: Tensor) -> Tensor:

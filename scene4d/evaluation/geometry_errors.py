@@ -12,6 +12,8 @@ from scene4d.geometry.rotations import rotation_angle
 from scene4d.geometry.supervision import masked_mean
 from scene4d.types import Cameras, Prediction
 
+ERRORS = ("rotation_deg_first", "rotation_deg", "rotation_deg_identity", "depth_abs_rel")
+
 
 @torch.no_grad()
 def geometry_errors(

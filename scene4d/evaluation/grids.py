@@ -87,7 +87,8 @@ class GridEvaluation:
         (source,), (key,) = scene.source, scene.keys
         white = source in self.white_background
         scores = score_grid(images, scene.images[0], scene.reference[0], self.perceptual, white)
-        self.scores.update(source, key, method, {self.names[name]: value for name, value in scores.items()})
+        named = {self.names[name]: value for name, value in scores.items()}
+        self.scores.update(source, key, method, named, failed=not bool(images.isfinite().all()))
 
     def _generated(self, pipeline: GridGenerator, batch: SceneBatch) -> dict[str, Grid]:
         """Grids of the network by method. All ranks sample equally often, whatever their scenes are."""

@@ -107,4 +107,8 @@ def read_linear_predictor(path: str | Path, fingerprint: str) -> Float[Tensor, "
             f"linear predictor {str(path)!r} was fitted to autoencoder {fitted}, the model's is {fingerprint}: fit it "
             "again with python -m preparation.linear_predictor"
         )
+    if weights.ndim != 2 or weights.shape[1] != 4 or not bool(torch.isfinite(weights).all()):
+        raise ValueError(
+            f"linear predictor {str(path)!r}: weights must be finite `z 4`, are {tuple(weights.shape)}"
+        )
     return weights

@@ -115,7 +115,8 @@ class NovelViews:
             bound = from_true_depth(pipeline, scene, stored)
             scores["true_depth"] = self._compare(bound, truth[:, stored], reference[:, stored])
         for method, values in scores.items():
-            self.table.update(scene.source[0], scene.keys[0], method, values)
+            failed = method in views and not bool(views[method].isfinite().all())
+            self.table.update(scene.source[0], scene.keys[0], method, values, failed)
 
     def _compare(
         self,

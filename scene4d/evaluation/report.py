@@ -59,9 +59,20 @@ def parse_parts(content: object) -> Parts:
     if not isinstance(content, dict) or not content:
         raise ValueError(f"expected rows by part, got {type(content).__name__} {str(content)[:60]}")
     try:
-        return {part: [Row(**row) for row in rows] for part, rows in content.items()}
-    except TypeError as error:
+        return {part: [_row(row) for row in rows] for part, rows in content.items()}
+    except (TypeError, ValueError) as error:
         raise ValueError(f"expected a list of rows for each of {', '.join(content)}: {error}") from error
+
+
+def _row(entries: dict[str, object]) -> Row:
+    """One row of JSON; null, which stands for NaN, is kept."""
+    row = Row(**entries)  # type: ignore[arg-type]  # checked below
+    texts = all(isinstance(x, str) for x in (row.source, row.method, row.score))
+    if not texts or not isinstance(row.value, (int, float, type(None))) or not isinstance(row.count, int):
+        raise ValueError(
+            f"a row must hold three texts, a number and a whole number, got {str(entries)[:100]}"
+        )
+    return row
 
 
 def share_baselines(runs: Mapping[str, Parts]) -> None:

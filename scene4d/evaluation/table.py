@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -13,8 +14,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from scene4d.distributed.agreement import is_first_rank
 from scene4d.evaluation.rows import Row
 from scene4d.types import SceneBatch
+
+log = logging.getLogger(__name__)
 
 Pipeline = TypeVar("Pipeline", contravariant=True)
 
@@ -46,6 +50,9 @@ class SceneScores(Metric):
     A scene counts once, however often it was scored: data loaders repeat samples to give every rank equally many
     batches. Sums run in one fixed order, so that the means do not depend on batches or ranks.
 
+    A method that failed in a scene has no scores there. The means are those of the other scenes, and `compute` warns of
+    it, because a failure is not a score without meaning.
+
     Args:
         methods: What is compared.
         scores: Names of the scores of a method.
@@ -55,6 +62,7 @@ class SceneScores(Metric):
 
     ids: list[Tensor] | Tensor
     values: list[Tensor] | Tensor
+    failures: list[Tensor] | Tensor
 
     def __init__(self, methods: Sequence[str], scores: Sequence[str], undefined: bool = True) -> None:
         super().__init__()
@@ -63,8 +71,11 @@ class SceneScores(Metric):
         self.sources: dict[int, str] = {}
         self.add_state("ids", [], dist_reduce_fx="cat")  # each 1 x (source, scene, method)
         self.add_state("values", [], dist_reduce_fx="cat")  # each 1 x scores, NaN where there is none
+        self.add_state("failures", [], dist_reduce_fx="cat")  # each 1, whether the method failed
 
-    def update(self, source: str, key: str, method: str, scores: dict[str, float]) -> None:
+    def update(
+        self, source: str, key: str, method: str, scores: dict[str, float], failed: bool = False
+    ) -> None:
         """Adds one scene's scores of one method.
 
         Args:
@@ -72,23 +83,29 @@ class SceneScores(Metric):
             key: Name of the scene, unique within its source.
             method: One of `methods`.
             scores: Values by name.
+            failed: Whether what the method made is unusable, for example NaN; its scores are left out then.
 
         Raises:
             ValueError: An unknown method or score, named.
         """
         row = [math.nan] * len(self.scores)
         for name, value in scores.items():
-            row[_index(self.scores, name)] = value if math.isfinite(value) else math.nan
+            row[_index(self.scores, name)] = value if math.isfinite(value) and not failed else math.nan
         ids = (_number(source), scene_number(source, key), _index(self.methods, method))
         self.sources[ids[0]] = source
-        assert isinstance(self.ids, list) and isinstance(self.values, list)
+        assert (
+            isinstance(self.ids, list) and isinstance(self.values, list) and isinstance(self.failures, list)
+        )
         self.ids.append(torch.tensor([ids], device=self.device))
+        self.failures.append(torch.tensor([failed], dtype=torch.uint8, device=self.device))
         self.values.append(torch.tensor([row], dtype=torch.float64, device=self.device))
 
     def compute(self) -> list[Row]:
         """Rows in the order of sources as they came, methods and scores; those without any value are left out."""
         if not len(self.ids):
             return []
+        if is_first_rank():
+            self._warn_of_failures()
         ids, values = dim_zero_cat(self.ids).tolist(), dim_zero_cat(self.values).tolist()
         found = dict(sorted((tuple(key), row) for key, row in zip(ids, values)))  # every scene once
         rows = []
@@ -100,6 +117,18 @@ class SceneScores(Metric):
                     if known:
                         rows.append(Row(source, method, score, math.fsum(known) / len(known), len(known)))
         return rows
+
+    def _warn_of_failures(self) -> None:
+        """Says for every source and method in how many scenes it failed, and which share that is."""
+        found = dict(zip(map(tuple, dim_zero_cat(self.ids).tolist()), dim_zero_cat(self.failures).tolist()))
+        for number, source in self.sources.items():
+            for m, method in enumerate(self.methods):
+                failed = [bad for key, bad in found.items() if (key[0], key[2]) == (number, m)]
+                if any(failed):
+                    log.warning(
+                        "%s: what %r made of %d of %d scenes holds NaN; the means are those of the other scenes",
+                        source, method, sum(failed), len(failed),
+                    )  # fmt: skip
 
 
 def scene_number(source: str, key: str) -> int:

@@ -138,7 +138,12 @@ def normalise_scene(
     if predicted is not None:
         ratio = camera_spread(moved.c2w[:, :inputs]) / camera_spread(predicted.c2w).clamp(min=1e-6)
         scale = torch.where(scale.isnan(), ratio, scale)
-    unknown = (~(scale > 0)).nonzero().flatten().tolist()
+    right = scale > 0
+    if (
+        predicted is not None
+    ):  # a network that has diverged is no fault of the scene: its NaN must reach the loss
+        right |= ~predicted.c2w.isfinite().flatten(1).all(1)
+    unknown = (~right).nonzero().flatten().tolist()
     if unknown:
         raise ValueError(
             f"scenes {unknown} of the batch have no unit of length: no depth is known in their input views"

@@ -8,12 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scene4d.geometry.cameras import normalise_scene
+from scene4d.geometry.useful_scenes import known_depths, refuse_useless
 from scene4d.types import Cameras, SceneBatch
 
 
 def depth_is_known(batch: SceneBatch) -> bool:
     """Whether every scene of the batch has depth somewhere in its input views."""
-    return batch.depths is not None and bool((batch.depths[:, : batch.inputs] > 0).flatten(1).any(1).all())
+    return batch.depths is not None and bool(
+        (known_depths(batch)[:, : batch.inputs] > 0).flatten(1).any(1).all()
+    )
 
 
 @torch.no_grad()
@@ -27,17 +30,18 @@ def normalise_batch(
         predicted: Cameras of the input views in the network's unit of length; scenes without depth need them.
 
     Raises:
-        ValueError: The batch has no cameras, or a scene no unit of length; names the sources.
+        ValueError: The batch has no cameras, a scene cannot be used (see `why_useless`), or has no unit of length;
+            names it.
     """
     sources = sorted(set(batch.source))
     if batch.cameras is None:
         raise ValueError(f"novel views need cameras, sources {sources} lack them")
+    refuse_useless(batch)
     with torch.autocast(batch.images.device.type, enabled=False):
-        depths = torch.zeros_like(batch.images[:, :, :, 0]) if batch.depths is None else batch.depths
         try:
-            depths, cameras, _ = normalise_scene(depths, batch.cameras, batch.inputs, predicted)
+            depths, cameras, _ = normalise_scene(known_depths(batch), batch.cameras, batch.inputs, predicted)
         except ValueError as error:
-            raise ValueError(f"sources {sources}: {error}") from error
+            raise ValueError(f"sources {sources}, samples {batch.keys}: {error}") from error
     return depths, cameras
 
 
@@ -50,17 +54,14 @@ def static_scenes(
         Images, depths and cameras `n v`.
 
     Raises:
-        ValueError: A scene has no depth or cameras, or a timestep no depth; names their sources.
+        ValueError: A scene has no depth or cameras, or a timestep no depth; names it.
     """
     inputs, timesteps = batch.inputs, batch.images.shape[2]
-    lacking = set(batch.source)
-    if batch.depths is not None and batch.cameras is not None:
-        known = (batch.depths[:, :inputs] > 0).any(1).flatten(2).any(-1).all(1)
-        lacking = {source for source, has in zip(batch.source, known.tolist()) if not has}
-    if lacking or batch.depths is None or batch.cameras is None:
-        raise ValueError(f"geometry needs depth and cameras, sources {sorted(lacking)} lack them")
+    if batch.depths is None or batch.cameras is None:
+        raise ValueError(f"geometry needs depth and cameras, sources {sorted(set(batch.source))} lack them")
+    refuse_useless(batch, depth=True)
     images = rearrange(batch.images[:, :inputs], "b v t c h w -> (b t) v 1 c h w")
-    depths = rearrange(batch.depths[:, :inputs], "b v t h w -> (b t) v 1 h w")
+    depths = rearrange(known_depths(batch)[:, :inputs], "b v t h w -> (b t) v 1 h w")
     cameras = batch.cameras[:, :inputs].apply(lambda x: x.repeat_interleave(timesteps, 0))
     with torch.autocast(images.device.type, enabled=False):
         depths, cameras, _ = normalise_scene(depths, cameras)

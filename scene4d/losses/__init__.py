@@ -1,7 +1,7 @@
 """Losses of the reconstruction, to be listed with their weights in a config, and the perceptual distance."""
 
 from scene4d.losses.geometry import CameraLoss, ConfidenceLoss, DepthLoss, MatchingLoss, PointLoss
-from scene4d.losses.outcome import Outcome, ReconstructionLoss, weighted_losses
+from scene4d.losses.outcome import Outcome, ReconstructionLoss, no_loss, weighted_losses
 from scene4d.losses.perceptual import PerceptualLoss
 from scene4d.losses.views import BackgroundLoss, ImageLoss, PerceptualImageLoss
 
@@ -17,5 +17,6 @@ __all__ = [
     "PerceptualLoss",
     "PointLoss",
     "ReconstructionLoss",
+    "no_loss",
     "weighted_losses",
 ]

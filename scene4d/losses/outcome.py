@@ -88,3 +88,13 @@ def weighted_losses(losses: Iterable[nn.Module], outcome: Outcome) -> dict[str, 
             raise ValueError(f"the loss {loss.name!r} is listed twice")
         found[loss.name] = loss.weight * loss(outcome)
     return found
+
+
+def no_loss(prediction: Prediction) -> Float[Tensor, ""]:
+    """0 with gradients of 0 for everything that predicts: the loss of a batch in which no scene can be used.
+
+    Every rank then takes part in the exchange of gradients.
+    """
+    parts = [prediction.depths, prediction.depth_confidence, prediction.points, prediction.gaussians]
+    tensors = [x for x in (*prediction.poses, *parts, prediction.match_features) if x is not None]
+    return torch.stack([x.float().sum() for x in tensors]).sum() * 0

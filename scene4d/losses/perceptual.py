@@ -32,7 +32,8 @@ class PerceptualLoss(nn.Module):
     as the hyperparameters in a checkpoint, holds the arguments in the place of the weights.
 
     Args:
-        squeezenet: safetensors of torchvision's `squeezenet1_1`; None = the repository's own file.
+        squeezenet: safetensors of torchvision's `squeezenet1_1`; None = the repository's own file. An installed
+            package lacks that; a model can be built and used to predict without, only comparing images fails.
         prefer_lpips: Whether LPIPS is used where its trunk is found.
 
     Attributes:
@@ -40,7 +41,8 @@ class PerceptualLoss(nn.Module):
         score: "lpips_vgg" or "squeezenet_distance", the name of its scores in tables, files and logs.
 
     Raises:
-        ValueError: Neither trunk is found, or the file holds other weights; names where it looked.
+        ValueError: `squeezenet` is given and neither trunk is found, or the file holds other weights;
+            names where it looked.
     """
 
     def __init__(self, squeezenet: str | None = None, prefer_lpips: bool = True) -> None:
@@ -56,7 +58,11 @@ class PerceptualLoss(nn.Module):
                 self.name, self.score = "SqueezeNet distance", "squeezenet_distance"
                 self.distance = SqueezeNetDistance(path)
             else:
-                raise ValueError(f"no weights for the perceptual distance: neither {vgg} nor {path} exists")
+                message = f"no weights for the perceptual distance: neither {vgg} nor {path} exists"
+                if squeezenet is not None:
+                    raise ValueError(message)
+                self.name, self.score = "SqueezeNet distance", "squeezenet_distance"
+                self.distance = _WithoutWeights(message)
         _freeze(self)
         log.debug("perceptual distance: %s", self.name)
 
@@ -68,6 +74,9 @@ class PerceptualLoss(nn.Module):
         Args:
             images: In [0, 1], with sides of at least 17 pixels (SqueezeNet) or 16 (VGG).
             others: The images to compare them with, in [0, 1].
+
+        Raises:
+            ValueError: Neither trunk was found; names where it looked.
         """
         with torch.autocast(images.device.type, enabled=False):
             return self.distance(images.float() * 2 - 1, others.float() * 2 - 1).flatten()
@@ -129,6 +138,24 @@ class SqueezeNetDistance(nn.Module):
             if index in self.LAST_OF_SLICE:
                 kept.append(x / (x.square().sum(1, keepdim=True) + 1e-10).sqrt())
         return kept
+
+
+class _WithoutWeights(nn.Module):
+    """Stands where no trunk was found, and says so when images are compared.
+
+    Args:
+        message: Where it was looked for.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.message = message
+
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """Raises the error."""
+        raise ValueError(
+            f"{self.message}; training and scoring need one: run in a checkout of the repository"
+        )
 
 
 def _lpips() -> nn.Module:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
@@ -42,13 +43,15 @@ def load_weights(
         Names that kept their initial values.
 
     Raises:
-        ValueError: A file is missing or unreadable, or belongs to another architecture; names the file and the
-            first key that differs, with both shapes.
+        ValueError: A file is missing, unreadable or holds NaN, or belongs to another architecture; names the file
+            and the first key that differs, with both shapes.
     """
     paths = [str(paths)] if isinstance(paths, (str, Path)) else list(paths)
     merged: dict[str, Tensor] = {}
     for path in paths:
-        merged |= read_weights(path)
+        weights = read_weights(path)
+        refuse_non_finite(weights, f"weights file {path!r} is spoilt")
+        merged |= weights
     own = module.state_dict()
     dropped = tuple(prefix for prefix in unused if not any(key.startswith(prefix) for key in own))
     given = {key: value for key, value in merged.items() if not key.startswith(dropped)}
@@ -58,29 +61,80 @@ def load_weights(
     return kept
 
 
+def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    """Checks weights that are about to be saved or used: one that is NaN or infinite spoils every result in silence.
+
+    Args:
+        weights: Tensors by name.
+        what: What the weights belong to; the message begins with it.
+
+    Raises:
+        ValueError: A tensor holds NaN or infinity; names the first and counts all.
+    """
+    real = [value.detach() for value in weights.values() if value.is_floating_point()]
+    if not real or bool(get_total_norm(real).isfinite()):  # ten times as fast as looking at every number
+        return
+    broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    if broken:  # otherwise the norm alone was too large
+        counted = f"{len(broken)} of {len(weights)} tensors hold NaN or infinity"
+        raise ValueError(f"{what}: {counted}, the first is {broken[0]!r}")
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a `.safetensors` or PyTorch file without unpickling anything but tensors.
+
+    Of a checkpoint of a training it takes the weights of `network`, averaged where the checkpoint has averages.
 
     Raises:
         ValueError: The file is missing, unreadable, or holds no tensors; says what belongs there.
     """
+    refuse_missing([str(path)])
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"weights file {str(path)!r} does not exist; put a .safetensors or .pt file there (VGGT-1B is "
-            "model.safetensors or model.pt of huggingface.co/facebook/VGGT-1B) or change the path"
-        )
     try:
         if path.suffix == ".safetensors":
             return from_eight_bits(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors raises its own Rust types, torch.load a dozen
         raise ValueError(f"weights file {str(path)!r} cannot be read: {error}") from error
+    if isinstance(content, dict) and "pytorch-lightning_version" in content:
+        content = network_weights(content)
     if isinstance(content, dict):
         content = content.get("state_dict", content.get("model", content))
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"weights file {str(path)!r} holds no dictionary of tensors")
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise ValueError(f"weights file {str(path)!r} holds no dictionary of tensors by name")
     return content
+
+
+def refuse_missing(paths: Sequence[str]) -> None:
+    """Checks that weight files are there.
+
+    Raises:
+        ValueError: One is missing; says what belongs there.
+    """
+    for path in paths:
+        if not Path(path).is_file():
+            where = "" if Path(path).is_absolute() else f" in the working directory {str(Path.cwd())!r}"
+            raise ValueError(
+                f"weights file {str(path)!r} does not exist{where}; put a .safetensors or .pt file there (VGGT-1B is "
+                "model.safetensors or model.pt of huggingface.co/facebook/VGGT-1B) or change the path"
+            )
+
+
+def checkpoint_averages(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged parameters that a callback has saved in a checkpoint, by name; none if there are none."""
+    for state in checkpoint.get("callbacks", {}).values():
+        if isinstance(state, dict) and state.get("averages"):
+            return state["averages"]
+    return {}
+
+
+def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a LightningModule's `network` in a checkpoint, averaged where it has averages."""
+    weights = checkpoint["state_dict"] | checkpoint_averages(checkpoint)
+    start = "network."
+    return {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
 
 
 @runtime_checkable

@@ -2,5 +2,6 @@
 
 from scene4d.pipelines.grid_generator import GridGenerator
 from scene4d.pipelines.reconstructor import Reconstructor
+from scene4d.pipelines.trained_on import TrainedOn
 
-__all__ = ["GridGenerator", "Reconstructor"]
+__all__ = ["GridGenerator", "Reconstructor", "TrainedOn"]

@@ -17,6 +17,7 @@ from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.latent_grid import latent_reference_mask, video_frames
 from scene4d.networks.autoencoder import autoencoder_fingerprint, decode_grid, encode_grid
 from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
+from scene4d.pipelines.trained_on import TrainedOn
 from scene4d.types import SceneBatch
 
 
@@ -33,6 +34,7 @@ class GridGenerator:
         sample_steps: How many times the network is evaluated for one sample.
         guidance: Weight of classifier-free guidance; 1 switches it off, as the paper does when both videos are given.
         sample_seed: Seed of the noise that sampling starts from.
+        trained_on: The training data of the weights; a call warns of inputs that differ. None says nothing.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class GridGenerator:
         sample_steps: int = 8,
         guidance: float = 1.0,
         sample_seed: int = 0,
+        trained_on: TrainedOn | None = None,
     ) -> None:
+        self.trained_on = trained_on
         self.network, self.autoencoder, self.flow = network, autoencoder, flow
         self.sample_steps, self.guidance, self.sample_seed = sample_steps, guidance, sample_seed
 
@@ -54,6 +58,8 @@ class GridGenerator:
         Raises:
             ValueError: The batch holds stored latents instead of pictures.
         """
+        if self.trained_on is not None and batch.has_images:
+            self.trained_on.warn(batch)
         latents = deque(self.predictions(batch), maxlen=1)[0]
         return replace(batch, images=self.complete(batch, latents), depths=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,10 +11,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from scene4d.gaussians.blur import with_blur
 from scene4d.geometry.bundle_adjustment import Correspondences
 from scene4d.geometry.cameras import scale_cameras
 from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps
 from scene4d.networks.vggt.match_refinement import cameras_from_matches, depths_from_matches, match_timesteps
+from scene4d.pipelines.trained_on import TrainedOn
 from scene4d.rendering.render import render_gaussians
 from scene4d.types import Cameras, Gaussians, Prediction, Reconstruction, SceneBatch
 
@@ -46,6 +49,8 @@ class Reconstructor:
             the images: white around an object on white, the colour of the walls in a room.
         refine: Whether depths, and cameras that are not given, are made to agree with the matches between views.
             The network must have a view matcher then.
+        trained_on: The training data of the weights; a call with a batch warns of inputs that differ. None says
+            nothing.
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class Reconstructor:
         opacity_shift: float = 2.0,
         background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
         refine: bool = False,
+        trained_on: TrainedOn | None = None,
     ) -> None:
+        self.trained_on = trained_on
         self.network, self.background, self.refine = network, background, refine
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
 
@@ -63,12 +70,18 @@ class Reconstructor:
     def __call__(self, scene: SceneBatch | Images, cameras: Cameras | None = None) -> Reconstruction:
         """Reconstructs scenes from all of their views.
 
+        The Gaussians include the blur of the rasterizer, so that they look the same at every size in every viewer.
+        Those of `assemble` and `place`, which are trained and scored, do not.
+
         Args:
             scene: Images `b v t 3 h w` in [0, 1], or a batch that holds them.
             cameras: Known cameras `b v` of the views, in the network's unit of length; None means predicted ones.
         """
         images = scene.images if isinstance(scene, SceneBatch) else scene
+        if isinstance(scene, SceneBatch) and self.trained_on is not None:
+            self.trained_on.warn(scene)
         result = self.assemble(self.network(images), images, cameras)
+        result = replace(result, gaussians=with_blur(result.gaussians, result.cameras))
         if isinstance(scene, SceneBatch):
             result.frame_times, result.keys = scene.frame_times, list(scene.keys)
         return result
@@ -76,7 +89,13 @@ class Reconstructor:
     def assemble(
         self, prediction: Prediction, images: Images, cameras: Cameras | None = None
     ) -> Reconstruction:
-        """Turns the network's prediction for `images` into a scene; `cameras` are those of `__call__`."""
+        """Turns the network's prediction for `images` into a scene whose Gaussians are not blurred.
+
+        Args:
+            prediction: The network's.
+            images: Those of the prediction.
+            cameras: Those of `__call__`.
+        """
         located = self.locate(prediction, cameras)
         gaussians = self.place(prediction, images, located)
         return Reconstruction(located.cameras, gaussians, self.background_of(images), located.depths)

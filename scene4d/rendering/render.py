@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scene4d.gaussians.blur import low_pass
 from scene4d.rendering.rasterization import rasterize
 from scene4d.types import Cameras, Gaussians
 
@@ -20,6 +21,9 @@ def render_gaussians(
     background: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> tuple[Float[Tensor, "*batch v c h w"], Float[Tensor, "*batch v h w"], Float[Tensor, "*batch v h w"]]:
     """Renders every set of Gaussians from its cameras.
+
+    The rasterizer's low-pass of 0.3 pixels^2 is left out for Gaussians that include it (`Gaussians.blurred`): it would
+    count twice.
 
     Args:
         gaussians: Any leading shape, for example `b t`.
@@ -80,6 +84,7 @@ def _render_one(
         Ks,
         width,
         height,
+        eps2d=low_pass(gaussians),
         backgrounds=colour.expand(viewmats.shape[0], 3),
         render_mode="RGB+ED",
     )

@@ -1,7 +1,7 @@
 // Time, mouse, touch, keyboard, and when to draw.
 
 const element = (id) => document.getElementById(id);
-const LOW_PASS = 0.3; // pixels^2 of the input images, as in the rasterizers
+const LEAST_LOW_PASS = 0.01; // pixels^2 of the screen
 
 /** WebGL2 on a GPU; in software where it is missing or itself emulated, which is slower than our own code. */
 function createRenderer() {
@@ -21,7 +21,7 @@ function createRenderer() {
 
 const renderer = createRenderer();
 const canvas = element("canvas");
-const state = { time: 0, playing: false, lowPass: true, dirty: true, moved: 0, clock: 0, drawMs: 0, shownFps: 0 };
+const state = { time: 0, playing: false, dirty: true, moved: 0, clock: 0, drawMs: 0, shownFps: 0 };
 
 /** Size of the drawing: at most `sharpness` pixels an input pixel, less while something moves on a slow machine. */
 function resize(moving) {
@@ -42,7 +42,7 @@ function draw(moving) {
   const started = performance.now();
   resize(moving);
   const lens = camera.lens(canvas.width, canvas.height);
-  const eps = LOW_PASS * (state.lowPass ? lens.scale * lens.scale : 1);
+  const eps = Math.max(meta.lowPass * lens.scale * lens.scale, LEAST_LOW_PASS); // lowPass: pixels^2 of the input images
   renderer.draw(getFrame(state.time), camera.view(), lens, eps);
   state.drawMs = 0.8 * state.drawMs + 0.2 * (performance.now() - started);
 }
@@ -144,7 +144,6 @@ function bindControls() {
   element("slider").max = meta.counts.length - 1;
   element("slider").addEventListener("input", (event) => { state.playing = false; setTime(+event.target.value); });
   element("play").addEventListener("click", togglePlay);
-  element("lowpass").addEventListener("change", (event) => { state.lowPass = event.target.checked; state.dirty = true; });
   meta.cameras.forEach((_, index) => {
     const button = document.createElement("button");
     button.textContent = index + 1;

@@ -129,19 +129,21 @@ class SaveAround(L.Callback):
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
         trainer.save_checkpoint(self.folder / "inside.ckpt")
+        trainer.save_checkpoint(self.folder / "weights.ckpt", weights_only=True)
 
 
 def test_a_checkpoint_saved_during_validation_holds_the_trained_values(tmp_path):
     ema, module = ExponentialMovingAverage(decay=0.9), Line()
     fit = trainer(tmp_path, 4, SaveAround(tmp_path), ema, val_check_interval=4, limit_val_batches=1)
     fit.fit(module, loader(4), loader(1))
-    before, inside = (
-        torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("before", "inside")
+    before, inside, weights = (
+        torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("before", "inside", "weights")
     )
     seen, trained = module.seen[0], before["state_dict"]["network.weight"]
     assert not torch.equal(seen, trained)  # validation did see the averages, also after the save
     for part in ("state_dict", "callbacks", "optimizer_states"):
         torch.testing.assert_close(inside[part], before[part], rtol=0, atol=0)
+    assert torch.equal(weights["state_dict"]["network.weight"], trained)
     averages = next(state["averages"] for state in inside["callbacks"].values() if "averages" in state)
     assert torch.equal(averages["network.weight"], seen)
     assert torch.equal(module.network.weight, trained)

@@ -1,6 +1,8 @@
 """Grid, Gaussian and metrics exports, pictures and throughput, through a Trainer."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -8,6 +10,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -64,6 +67,7 @@ class Fake(L.LightningModule):
         self.network, self.predict = nn.Linear(1, 1), predict
         self.results: dict = {}
         self.pictures: dict = {}
+        self.validation_pictures = {"grid_objects": torch.full((3, 6, 10), 0.5)}
 
     def training_step(self, batch, index):
         return self.network(batch.images.mean().view(1, 1)).sum()
@@ -73,7 +77,7 @@ class Fake(L.LightningModule):
 
     def on_validation_epoch_end(self):
         self.results = {"diffusion": [Row("objects", "sample", "lpips_vgg", 0.5, 2)]}
-        self.pictures = {"grid_objects": torch.full((3, 6, 10), 0.5)}
+        self.pictures = self.validation_pictures
 
     def predict_step(self, batch, index):
         return self.predict(batch)
@@ -201,6 +205,92 @@ def test_parallel_cameras_look_at_the_gaussians():
     assert orbit_video([scene], cameras, (SIZE, SIZE)).shape[0] == 48
 
 
+def reconstruction(batch: SceneBatch) -> Reconstruction:
+    pair = lambda x: torch.stack([x, x])  # noqa: E731
+    cameras, scene = ring_cameras().apply(pair), ball(1).apply(pair)
+    return Reconstruction(cameras, scene, torch.ones(2, 3), keys=batch.keys)
+
+
+@pytest.mark.parametrize("export", [GridExport, GaussianExport])
+def test_scenes_with_the_same_key_get_folders_of_their_own_and_a_rerun_the_same(tmp_path, export):
+    predict = (lambda b: b) if export is GridExport else reconstruction
+    scenes = [replace(scene_batch(k), keys=["scene", "Scene"]) for k in range(2)]
+    for _ in range(2):
+        run = trainer(tmp_path, export("out"))
+        run.predict(Fake(predict), DataLoader(scenes, batch_size=None))
+    folders = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert folders == ["Scene_2", "Scene_4", "scene", "scene_3"]
+    assert all(any((tmp_path / "out" / folder).iterdir()) for folder in folders)
+
+
+@pytest.mark.parametrize("key", ["../../../x", "/tmp/scene4d-escaped", "a\0b", "", "x" * 4000, "..", "CON"])
+@pytest.mark.parametrize("export", [GridExport, GaussianExport])
+def test_keys_from_files_never_leave_the_output_folder(tmp_path, export, key):
+    predict = (lambda b: b) if export is GridExport else reconstruction
+    root = tmp_path / "a" / "b" / "c"
+    scene = replace(scene_batch(), keys=[key, "plain"])
+    trainer(root, export("out")).predict(Fake(predict), DataLoader([scene], batch_size=None))
+    assert len(list((root / "out").iterdir())) == 2
+    written = {p for p in tmp_path.rglob("*") if p.is_file()}
+    assert written and all(p.is_relative_to(root / "out") for p in written)
+    assert not Path("/tmp/scene4d-escaped").exists()
+
+
+def test_nan_cameras_and_gaussians_are_one_line_and_nothing_is_written(tmp_path):
+    for spoil in ("cameras", "gaussians"):
+        scene = reconstruction(scene_batch())
+        (scene.cameras.c2w if spoil == "cameras" else scene.gaussians.means)[:] = torch.nan
+        with pytest.raises(ValueError, match="scene_0.*NaN") as caught:
+            trainer(tmp_path, GaussianExport("out")).predict(Fake(lambda b, s=scene: s), batches(1))
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_json_of_cameras_is_json_whatever_the_times(tmp_path):
+    scene = reconstruction(scene_batch())
+    scene.frame_times = torch.tensor([[torch.nan], [torch.inf]])
+    trainer(tmp_path, GaussianExport("out")).predict(Fake(lambda b: scene), batches(1))
+    refuse = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
+    text = (tmp_path / "out" / "scene_0" / "cameras.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["frame_times"] == [None]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_ranks_never_write_into_the_same_folder(tmp_path):
+    strategy = DDPStrategy(process_group_backend="gloo", start_method="spawn")
+    scenes = [replace(scene_batch(k).sample(0), keys=["scene"]) for k in range(5)]
+    run = trainer(tmp_path, GridExport("out"), devices=2, strategy=strategy)
+    run.predict(Fake(echo), DataLoader(scenes, batch_size=None), return_predictions=False)
+    folders = ["scene", *(f"scene_{k}" for k in range(2, 6))]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == folders
+    found = torch.cat([read_grid(tmp_path / "out" / name / "grid.safetensors").images for name in folders])
+    expected = torch.cat([scene.images for scene in scenes])
+    distances = (found[:, None] - expected).abs().flatten(2).amax(2)
+    assert (distances < 0.01).any(0).all()  # every scene is there
+
+
+def echo(batch: SceneBatch) -> SceneBatch:
+    return batch
+
+
+def test_names_from_data_make_safe_tags_and_pictures(tmp_path):
+    logger = L.pytorch.loggers.TensorBoardLogger(tmp_path, name=None, version="run")
+    module = Fake()
+    module.validation_pictures = {
+        "objects/../../../x": torch.rand(3, 4, 4),
+        "objects/" + "k" * 3000: torch.rand(3, 4, 4),
+    }
+    scene = replace(scene_batch(), source=["../../up", "a\0\udcff"])
+    fit = trainer(tmp_path, GridLogging(), logger=logger, num_sanity_val_steps=0)
+    fit.fit(module, DataLoader([scene], batch_size=None), batches(1))
+    pictures = sorted(p.name for p in (tmp_path / "run" / "pictures").rglob("*.png"))
+    assert len(pictures) == 4 and all(len(name) < 200 and ".." not in name[:2] for name in pictures)
+    assert len(list(tmp_path.rglob("*.png"))) == 4
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert len(events.Tags()["images"]) == 4
+
+
 def test_metrics_are_written_and_printed_after_validation_only(tmp_path, caplog):
     caplog.set_level("INFO", "callbacks")
     path = tmp_path / "new" / "metrics.json"
@@ -237,21 +327,36 @@ def test_pictures_reach_tensorboard_and_files(tmp_path):
     assert Image.open(folder / "step_00000002" / "val_grid_objects.png").size == (20, 12)
 
 
+def rates(folder, every, steps, **options):
+    """What a fit logs of its throughput, by step."""
+    logged, logger = {}, L.pytorch.loggers.CSVLogger(folder)
+    logger.log_metrics = lambda metrics, step=None: logged.update(
+        {step: metrics} if "second" in str(metrics) else {}
+    )
+    run = trainer(folder, Throughput(every), logger=logger, log_every_n_steps=100, **options)
+    run.fit(Fake(), batches(steps), batches(1))
+    return logged
+
+
 def test_throughput_is_logged_sparsely(tmp_path):
-    logged = []
-    logger = L.pytorch.loggers.CSVLogger(tmp_path)
-    logger.log_metrics = lambda metrics, step=None: logged.append(metrics)
-    trainer(tmp_path, Throughput(every=3), logger=logger, log_every_n_steps=100).fit(Fake(), batches(7))
-    rates = [m for m in logged if "train/samples_per_second" in m]
-    assert len(rates) == 2
-    assert rates[0]["train/frames_per_second"] == pytest.approx(V * T * rates[0]["train/samples_per_second"])
+    logged = rates(tmp_path, 6, 14, limit_val_batches=0)
+    assert list(logged) == [7, 13]  # the first batch does not count, and 1 batch at the end is too few
+    for found in logged.values():
+        assert found["train/frames_per_second"] == pytest.approx(V * T * found["train/samples_per_second"])
     with pytest.raises(ValueError, match="got 0"):
         Throughput(0)
 
 
+@pytest.mark.parametrize("steps, expected", [(30, [15, 30]), (7, [7]), (5, [])])
+def test_short_runs_have_a_throughput_at_validations_and_at_the_end(tmp_path, steps, expected):
+    every = min(steps, 15)
+    logged = rates(tmp_path, 100, steps, val_check_interval=every)
+    assert list(logged) == expected
+
+
 def test_every_fit_shows_its_sources_once_also_one_that_goes_on_in_the_middle(monkeypatch):
     shown = []
-    monkeypatch.setattr("callbacks.grid_logging.show", lambda trainer, name, *picture: shown.append(name))
+    monkeypatch.setattr(GridLogging, "show", lambda self, trainer, name, picture: shown.append(name))
     callback, rank_zero = GridLogging(training_batches=2), SimpleNamespace(is_global_zero=True)
     batch = next(iter(batches(1)))
     for _ in range(2):

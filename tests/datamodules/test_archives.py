@@ -3,12 +3,15 @@ import io
 import tarfile
 import threading
 import time
+from email.message import Message
+from urllib.error import HTTPError
 
 import fsspec
 import pytest
 
 from datamodules import archives
 from datamodules.archives import open_shard, read_archive
+from datamodules.shards import expand_urls
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,36 @@ def test_fetch_fails_after_three_attempts(shard, no_waiting):
         list(read_archive(server.url, retry=False))
     assert server.requests == 4
     server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url, message", [("s3://bucket/a.tar", "Install s3fs"), ("foo://bucket/a.tar", "Protocol not known: foo")]
+)
+def test_what_a_retry_cannot_mend_is_said_at_once(url, message, no_waiting, monkeypatch):
+    def absent(protocol):
+        raise (
+            ImportError("Install s3fs to access S3")
+            if protocol == "s3"
+            else ValueError("Protocol not known: foo")
+        )
+
+    monkeypatch.setattr(archives.fsspec, "get_filesystem_class", absent)  # s3fs may be installed here
+    with pytest.raises(ValueError, match=f"'{url}' cannot be opened: {message}"):
+        list(archives.read_archive(url))
+    with pytest.raises(ValueError, match=f"source 'a': '{url}' cannot be opened: {message}"):
+        expand_urls("a", [url])
+    assert not no_waiting
+
+
+@pytest.mark.parametrize("code, waits", [(404, []), (403, []), (429, [1.0, 3.0]), (503, [1.0, 3.0])])
+def test_a_server_is_asked_again_only_where_it_may_answer_otherwise(code, waits, no_waiting, monkeypatch):
+    def refuse(url, timeout):
+        raise HTTPError(url, code, "no", Message(), None)
+
+    monkeypatch.setattr(archives.urllib.request, "urlopen", refuse)
+    with pytest.raises(HTTPError):
+        list(archives.read_archive("http://127.0.0.1:9/a.tar"))
+    assert no_waiting == waits
 
 
 def test_local_shard_is_not_retried(tmp_path, no_waiting):

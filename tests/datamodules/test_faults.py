@@ -11,6 +11,7 @@ import pytest
 import torch
 import webdataset as wds
 
+from datamodules.held_out import HeldOutBatches, HeldOutLoader
 from datamodules.loader import ResumableLoader
 from datamodules.mixture import Ingredient, MixedBatches
 from datamodules.selection import GridSelection
@@ -103,11 +104,21 @@ def changed_meta(**changes):
     return change
 
 
-def changed_camera(name, value):
+def changed_camera(name, value, place=(0, 0)):
     def change(members):
         meta = json.loads(members["meta.json"])
-        meta[name][1][0][0] = value
+        meta[name][1][place[0]][place[1]] = value
         return {**members, "meta.json": json.dumps(meta).encode()}
+
+    return change
+
+
+def scaled_rotations(factor):
+    def change(members):
+        meta = json.loads(members["meta.json"])
+        c2w = np.array(meta["c2w"])
+        c2w[:, :3, :3] *= factor
+        return {**members, "meta.json": json.dumps({**meta, "c2w": c2w.tolist()}).encode()}
 
     return change
 
@@ -134,6 +145,12 @@ def video(frames, size):
     return encode_video(np.zeros((frames, size, size, 3), np.uint8), 12)
 
 
+def saved(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def pickled():
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
@@ -148,18 +165,57 @@ SAMPLES = {
     "a video has another size": (replaced("view_01.mp4", video(5, 32)), "meta.json says"),
     "a camera is NaN": (changed_camera("c2w", float("nan")), "camera is not finite"),
     "intrinsics are infinite": (changed_camera("intrinsics", float("inf")), "camera is not finite"),
-    "a camera is missing": (changed_meta(c2w=[np.eye(4).tolist()] * 3), "out of bounds"),
-    "fewer frames than asked for": (changed_meta(frames=3), "has 3 frames"),
-    "no views": (changed_meta(views=0), "has 0 views"),
+    "a camera is missing": (
+        changed_meta(c2w=[np.eye(4).tolist()] * 3),
+        "c2w must be (4, 4, 4), is (3, 4, 4)",
+    ),
+    "fewer frames than asked for": (changed_meta(frames=3, depth_frames=[0]), "has 3 frames"),
+    "no views": (changed_meta(views=0), "views must be a positive integer, is 0"),
     "a depth map is missing": (without("depth_03.png"), "no depth_03.png"),
     "a depth map is garbage": (replaced("depth_03.png", b"x"), "depth_03.png cannot be decoded"),
-    "too many depth frames": (changed_meta(depth_frames=[0, 1, 2, 3, 4]), "cannot reshape"),
+    "too many depth frames": (changed_meta(depth_frames=[0, 1, 2, 3, 4]), "meta.json says (80, 16)"),
     "no description": (without("meta.json"), "no meta.json"),
     "the description is not JSON": (replaced("meta.json", b"{"), "not JSON"),
     "the description is a list": (replaced("meta.json", b"[]"), "version 'list'"),
     "a newer format": (changed_meta(version=99), "version 99"),
     "an entry is missing": (without_entry("frames"), "frames"),
     "text would be unpickled": (replaced("text.npy", pickled()), "allow_pickle"),
+    "text is NaN": (
+        replaced("text.npy", saved(np.full((2, 3), np.nan, np.float16))),
+        "text.npy must be finite",
+    ),
+    "text has one axis": (replaced("text.npy", saved(np.ones(3, np.float16))), "text.npy must be finite"),
+    "fps is 0": (changed_meta(fps=0), "fps must be a positive number, is 0"),
+    "fps is negative": (changed_meta(fps=-12), "fps must be a positive number, is -12"),
+    "fps is text": (changed_meta(fps="12"), "fps must be a positive number, is '12'"),
+    "fps is NaN": (changed_meta(fps=float("nan")), "fps must be a positive number, is nan"),
+    "fps is a truth value": (changed_meta(fps=True), "fps must be a positive number, is True"),
+    "no fps": (changed_meta(fps=None), "fps must be a positive number, is None"),
+    "cameras are scaled by 7": (scaled_rotations(7), "rotations are not orthonormal, off by 48"),
+    "cameras are mirrored": (scaled_rotations(-1), "a camera rotation is a reflection"),
+    "a camera's last row": (changed_camera("c2w", 2, (3, 0)), "last row of a camera is not 0 0 0 1"),
+    "a focal length is 0": (changed_camera("intrinsics", 0), "focal lengths"),
+    "a focal length is negative": (changed_camera("intrinsics", -20), "focal lengths"),
+    "the other focal length is 0": (changed_camera("intrinsics", 0, (1, 1)), "focal lengths"),
+    "intrinsics are normalised by a last row": (changed_camera("intrinsics", 2, (2, 2)), "no pinhole camera"),
+    "a camera is text": (changed_camera("c2w", "x"), "c2w must be numbers (4, 4, 4)"),
+    "depth_scale is negative": (changed_meta(depth_scale=-1), "depth_scale must be a positive number, is -1"),
+    "depth_scale is NaN": (changed_meta(depth_scale=float("nan")), "depth_scale must be a positive number"),
+    "depth_scale is 0": (changed_meta(depth_scale=0), "depth_scale must be a positive number, is 0"),
+    "depth_scale is huge": (
+        changed_meta(depth_scale=1e38),
+        "depth_scale must be a positive number, is 1e+38",
+    ),
+    "a depth frame behind the end": (
+        changed_meta(depth_frames=[0, 5]),
+        "different integers below 5, is [0, 5]",
+    ),
+    "a depth frame twice": (changed_meta(depth_frames=[0, 0]), "different integers below 5, is [0, 0]"),
+    "a depth frame is text": (changed_meta(depth_frames=["0", "4"]), "different integers below 5"),
+    "views is a fraction": (changed_meta(views=2.5), "views must be a positive integer, is 2.5"),
+    "frames is text": (changed_meta(frames="5"), "frames must be a positive integer, is '5'"),
+    "a height below 1": (changed_meta(height=-16), "height must be a positive integer, is -16"),
+    "the caption is a number": (changed_meta(caption=3), "caption must be text, is 3"),
 }
 
 
@@ -239,8 +295,8 @@ def whole(folder):
     return drawn(loader(urls_of(folder, folder / "objects-0.tar")))
 
 
-def check(folder, shard, whole, caplog):
-    """Returns the one line that names the damage."""
+def check(folder, shard, whole, caplog, most=1):
+    """Returns the line that names the damage; `most` samples may be hit."""
     batches = loader(urls_of(folder, shard))
     found = drawn(batches)
     for key, tensors in found.items():
@@ -248,8 +304,9 @@ def check(folder, shard, whole, caplog):
     assert {f"objects_1_{index}" for index in range(3)} <= set(found)
     assert batches.unreadable["objects"] >= 1 and batches.unreadable["physics"] == 0
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert len(warnings) == 1 and str(shard) in warnings[0] and "\n" not in warnings[0]
-    assert warnings[0].startswith("source 'objects': skipped s")
+    assert 1 <= len(warnings) <= most
+    for line in warnings:
+        assert str(shard) in line and "\n" not in line and line.startswith("source 'objects': skipped s")
     return warnings[0]
 
 
@@ -258,7 +315,7 @@ def test_damaged_archive(folder, whole, tmp_path, kind, caplog):
     shard = tmp_path / "damaged.tar"
     if ARCHIVES[kind] is not None:
         shard.write_bytes(ARCHIVES[kind]((folder / "objects-0.tar").read_bytes()))
-    check(folder, shard, whole, caplog)
+    check(folder, shard, whole, caplog, most=2)  # the bytes decide whether a neighbour is hit, too
 
 
 def test_a_folder_in_place_of_a_shard(folder, whole, tmp_path, caplog):
@@ -272,3 +329,18 @@ def test_damaged_sample(folder, whole, encoded, tmp_path, kind, caplog):
     first, second, third = encoded["objects", 0]
     write(tmp_path / "damaged.tar", [first, change(second), third])
     assert message in check(folder, tmp_path / "damaged.tar", whole, caplog)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SAMPLES if kind not in ("no description",)])
+def test_a_damaged_held_out_sample_is_named(encoded, tmp_path, kind):
+    """Scores over the readable rest do not compare: validation ends with one line that names the sample."""
+    change, message = SAMPLES[kind]
+    first, second, third = encoded["objects", 0]
+    write(tmp_path / "damaged.tar", [first, change(second), third])
+    selection = GridSelection(views=4, view_strides=[1], frames=5, random=False)
+    read = GridReader(Source("objects", [], selection), (16, 16), True, 0)
+    batches = HeldOutBatches("objects", [str(tmp_path / "damaged.tar")], read, batch_size=1, seed=0)
+    with pytest.raises(ValueError) as caught:
+        list(HeldOutLoader(batches, 0))
+    line = str(caught.value)
+    assert "'objects_0_1'" in line and message in line and "\n" not in line

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from datamodules import ReferenceVideos
-from datamodules.reference_videos import presentation_times, read_squares
+from datamodules.reference_videos import read_squares
 from scene4d.sample_format import decode_video, encode_video
+from scene4d.video_files import frame_times
 
 GREYS = 4  # grey levels from one frame to the next
 TICKS = 3000  # a second
@@ -82,7 +83,7 @@ def test_presentation_times_count_not_the_average_rate(tmp_path):
 @pytest.mark.parametrize("codec, name", [("libx264", "a.h264"), ("mpeg4", "a.avi")])
 def test_files_that_store_no_times(tmp_path, codec, name):
     path = write(tmp_path / name, evenly(25, 30), (32, 32), "yuv420p", codec)
-    assert len(presentation_times(path)) == 25 and (np.diff(presentation_times(path)) > 0).all()
+    assert len(frame_times(path)) == 25 and (np.diff(frame_times(path)) > 0).all()
 
 
 def test_shorter_videos_give_fewer_frames_or_one_line(tmp_path):
@@ -105,7 +106,7 @@ def test_the_middle_square_of_any_shape(tmp_path, h, w, pix_fmt):
     still, side = np.zeros((h, w, 3), np.uint8), min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
     still[top : top + side, left : left + side] = (200, 100, 50)
-    image = read_squares(write(tmp_path / "a.mp4", evenly(5, 12), (h, w), pix_fmt, still=still), [4], 16)
+    image = read_squares(write(tmp_path / "a.mp4", evenly(5, 12), (h, w), pix_fmt, still=still), [4 / 12], 16)
     inner = image[0, :, 1:-1, 1:-1].amax((1, 2)), image[0, :, 1:-1, 1:-1].amin((1, 2))
     for found in inner:
         torch.testing.assert_close(found * 255, torch.tensor([200.0, 100, 50]), atol=12, rtol=0)

@@ -103,10 +103,13 @@ def test_a_step_matches_and_refines_once(monkeypatch, given, depth):
 
 
 def test_scenes_without_cameras_are_named():
-    batch = make_batch()
+    """One may be an accident, a hundred are none."""
+    batch, module = make_batch(t=1), build()
     batch.cameras = None
-    with pytest.raises(ValueError, match="objects"):
-        build().training_step(batch, 0)
+    assert module.training_step(batch, 0) == 0
+    module.useful.left_out["objects"] = 99
+    with pytest.raises(ValueError, match="'objects': none of its first 100 scenes .* it has no cameras"):
+        module.training_step(batch, 0)
 
 
 def test_a_loss_without_its_head_is_named():

@@ -49,7 +49,14 @@ def test_a_loss_without_its_head_is_named():
         build([PointLoss()])[0].training_step(make_batch(), 0)
 
 
-def test_held_out_scenes_have_errors():
+def test_held_out_scenes_have_errors_and_a_repeated_one_counts_once():
     module, logged = build([DepthLoss()])
-    module.validation_step(make_batch(), 0)
-    assert {"val/rotation_deg", "val/rotation_deg_identity", "val/depth_abs_rel"} <= logged.keys()
+    module.on_validation_epoch_start()
+    for batch in (make_batch(), make_batch()):  # a second rank may have the same scene again
+        module.validation_step(batch, 0)
+    module.on_validation_epoch_end()
+    (source,) = set(make_batch().source)
+    assert {
+        f"val/{name}_{source}" for name in ("rotation_deg", "rotation_deg_identity", "depth_abs_rel")
+    } <= set(logged)
+    assert {row.count for row in module.results["geometry"]} == {len(make_batch().keys)}

@@ -6,6 +6,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from callbacks import GridLogging
 from main import main
 from preparation.latents import main as add_latents
 from preparation.writing.shards import write_shard
@@ -81,9 +82,7 @@ def test_losses_and_pictures_are_those_of_encoding(folder, tmp_path, monkeypatch
 
 def test_sheets_show_what_the_latents_decode_to(folder, tmp_path, monkeypatch):
     shown = {}
-    monkeypatch.setattr(
-        "callbacks.grid_logging.show", lambda _, name, picture, enlarge: shown.update({name: picture})
-    )
+    monkeypatch.setattr(GridLogging, "show", lambda self, _, name, picture: shown.update({name: picture}))
     cli = main(["fit", "--config", config(folder, tmp_path, latents=True)])
     assert shown.keys() == {"train/objects", "train/static", "val/grid_objects"}
     assert all(picture.isfinite().all() and picture.std() > 0.02 for picture in shown.values())

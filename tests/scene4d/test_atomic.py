@@ -2,6 +2,10 @@
 
 import json
 import os
+import platform
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -104,3 +108,50 @@ def test_every_writer_makes_its_folder_follows_the_umask_and_leaves_the_old_file
     with pytest.raises(OSError, match="full"):
         WRITERS[name](path)
     assert path.read_bytes() == b"before" and os.listdir(path.parent) == [name]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_others_write_stays(tmp_path):
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    left = tmp_path / f".x.txt.{platform.node()}.{dead.stdout.strip()}.tmp"
+    others = [tmp_path / f".x.txt.{platform.node()}.{os.getppid()}.tmp", tmp_path / ".x.txt.elsewhere.1.tmp"]
+    for path in (left, *others):
+        path.touch()
+    write_text(tmp_path / "x.txt", "a")
+    assert not left.exists() and all(path.exists() for path in others)
+
+
+def test_files_reach_the_disk_before_they_take_their_place(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr("os.fsync", lambda _: done.append("fsync"))
+    replace = os.replace
+    monkeypatch.setattr("os.replace", lambda *x: (done.append("replace"), replace(*x)))
+    write_text(tmp_path / "x.txt", "a")
+    assert done == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: torch.save(torch.rand(10_000), path), lambda path: save_file({"x": torch.rand(10_000)}, path),
+    lambda path: path.write_bytes(bytes(10_000)),
+])  # fmt: skip
+def test_a_full_disk_is_an_error_that_names_the_file_whatever_library_writes(tmp_path, write):
+    """torch and safetensors raise errors of their own that name nothing."""
+    path, limits = tmp_path / "x", resource.getrlimit(resource.RLIMIT_FSIZE)
+    path.write_text("before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError) as error, replacing(path) as temporary:
+            write(temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(path) and error.value.strerror == "File too large"
+    assert os.listdir(tmp_path) == ["x"] and path.read_text() == "before"
+
+
+def test_errors_about_other_files_and_bugs_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, replacing(tmp_path / "x"):
+        (tmp_path / "source").read_bytes()
+    assert error.value.filename == str(tmp_path / "source")
+    with pytest.raises(RuntimeError, match="a bug"), replacing(tmp_path / "x"):
+        raise RuntimeError("a bug")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from scene4d.grid_format import read_grid, write_grid
 from scene4d.types import Cameras, SceneBatch
@@ -57,3 +57,47 @@ def test_other_files_are_named(tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ValueError, match="not a readable safetensors"):
         read_grid(tmp_path / "text.safetensors")
+
+
+HEADER = {"version": "1", "key": "a", "source": "objects"}
+without = lambda mapping, name: {k: v for k, v in mapping.items() if k != name}  # noqa: E731
+DAMAGE = {
+    "no key": (lambda t, h: (t, without(h, "key")), r"missing \['key'\]"),
+    "no source": (lambda t, h: (t, without(h, "source")), r"missing \['source'\]"),
+    "c2w only": (lambda t, h: (without(t, "intrinsics"), h), "intrinsics is missing"),
+    "intrinsics only": (lambda t, h: (without(t, "c2w"), h), "c2w is missing"),
+    "3 times": (lambda t, h: (t | {"frame_times": torch.arange(3.0)}, h), r"frame_times must be float \(5,\)"),
+    "NaN time": (lambda t, h: (t | {"frame_times": torch.full((5,), torch.nan)}, h), "frame_times holds NaN"),
+    "infinite time": (lambda t, h: (t | {"frame_times": torch.full((5,), torch.inf)}, h), "frame_times holds NaN"),
+    "NaN camera": (lambda t, h: (t | {"c2w": torch.full((3, 4, 4), torch.nan)}, h), "c2w holds NaN"),
+    "4 cameras": (lambda t, h: (t | {"c2w": torch.zeros(4, 4, 4)}, h), r"c2w must be float \(3, 4, 4\)"),
+    "2 channels": (lambda t, h: (t | {"images": t["images"][..., :2].contiguous()}, h), r"are \(3, 5, 8, 8, 2\)"),
+    "3 axes": (lambda t, h: (t | {"images": t["images"][0, 0].contiguous()}, h), "`v t h w 3`"),
+    "no frames": (lambda t, h: (t | {"images": t["images"][:, :0].contiguous()}, h), "`v t h w 3`"),
+    "NaN pixel": (lambda t, h: (t | {"images": torch.full((3, 5, 8, 8, 3), torch.nan)}, h), r"must lie in \[0, 1\]"),
+    "floats to 255": (lambda t, h: (t | {"images": t["images"].float()}, h), r"must lie in \[0, 1\], lie in"),
+    "int16": (lambda t, h: (t | {"images": t["images"].short()}, h), "must be uint8 or float"),
+    "other mask": (lambda t, h: (t | {"reference": torch.ones(5, 3, dtype=torch.bool)}, h), "reference must be bool"),
+    "mask of floats": (lambda t, h: (t | {"reference": torch.ones(3, 5)}, h), "reference must be bool"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_one_line_that_names_the_file(tmp_path, kind):
+    write_grid(tmp_path / "whole.safetensors", grid_batch(cameras=True))
+    change, message = DAMAGE[kind]
+    tensors, header = change(load_file(tmp_path / "whole.safetensors"), HEADER)
+    save_file(tensors, tmp_path / "bad.safetensors", metadata=header)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_grid(tmp_path / "bad.safetensors")
+    assert "bad.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_float_pictures_are_read_as_0_to_1(tmp_path, dtype):
+    batch = grid_batch(cameras=False)
+    write_grid(tmp_path / "whole.safetensors", batch)
+    tensors = load_file(tmp_path / "whole.safetensors")
+    tensors["images"] = (tensors["images"].double() / 255).to(dtype)
+    save_file(tensors, tmp_path / "float.safetensors", metadata=HEADER)
+    assert (read_grid(tmp_path / "float.safetensors").images - batch.images[:1]).abs().max() < 1e-3

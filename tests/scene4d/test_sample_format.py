@@ -102,3 +102,41 @@ def test_damage_names_sample_and_member(members, data, message, checksums):
 def test_a_sample_without_latents_says_so(members):
     with pytest.raises(ValueError, match="'a' has no latents; preparation.latents adds them"):
         decode_sample(members, latents=True)
+
+
+def test_names_of_views_follow_the_views(members):
+    """Without names, the bytes are those of before names existed."""
+    assert b"view_names" not in members["meta.json"] and decode_sample(members).view_names == []
+    images = np.zeros((3, 5, 16, 24, 3), np.uint8)
+    named = encode_sample(SceneSample("a", "rig", images, 12.0, view_names=["cam00", "cam2", "cam10"]))
+    assert decode_sample(named, [2, 0]).view_names == ["cam10", "cam00"]
+    meta = json.loads(named["meta.json"])
+    meta["view_names"].pop()
+    with pytest.raises(ValueError, match="'a' has 3 views, but 2 view_names"):
+        decode_sample({**named, "meta.json": json.dumps(meta).encode()})
+    with pytest.raises(ValueError, match="a: 3 views, but view_names"):
+        encode_sample(SceneSample("a", "rig", images, 12.0, view_names=["x"]))
+
+
+def posed(**changes) -> SceneSample:
+    images, poses = np.zeros((2, 1, 16, 16, 3), np.uint8), np.tile(np.eye(4, dtype=np.float32), (2, 1, 1))
+    intrinsics = np.tile(np.array([[20, 0, 8], [0, 20, 8], [0, 0, 1]], np.float32), (2, 1, 1))
+    settings = {"c2w": poses, "intrinsics": intrinsics, "depths": np.ones((2, 1, 16, 16), np.float32)}
+    return SceneSample("a", "objects", images, **{"fps": 12.0, **settings, "depth_frames": [0], **changes})
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("fps", 0.0, "fps must be a positive number, is 0.0"),
+        ("fps", float("inf"), "fps must be a positive number, is inf"),
+        ("c2w", 7 * posed().c2w, "rotations are not orthonormal"),
+        ("intrinsics", -posed().intrinsics, "focal lengths"),
+        ("depths", np.full((2, 1, 16, 16), -1, np.float32), "depths must be finite and at least 0"),
+        ("depths", np.full((2, 1, 16, 16), np.nan, np.float32), "depths must be finite and at least 0"),
+    ],
+)
+def test_what_would_be_damage_is_never_written(name, value, message):
+    encode_sample(posed())
+    with pytest.raises(ValueError, match=f"^a: .*{message}"):
+        encode_sample(posed(**{name: value}))

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,6 +57,15 @@ def test_page_holds_every_timestep_and_camera(tmp_path):
     assert [x.name for x in tmp_path.iterdir()] == ["viewer.html"]
 
 
+@pytest.mark.parametrize(("blurred", "expected"), [(False, 0.3), (True, 1e-4)])
+def test_page_draws_with_the_blur_that_its_gaussians_lack(tmp_path, blurred, expected):
+    frames = [replace(frame, blurred=blurred) for frame in make_frames()]
+    write_viewer(tmp_path / "viewer.html", frames, None, (64, 64))
+    page = (tmp_path / "viewer.html").read_text()
+    assert json.loads(read_block(page, "meta"))["lowPass"] == expected
+    assert "checkbox" not in page and "as rendered" not in page  # no switch is needed
+
+
 def test_page_needs_no_network_and_survives_odd_titles(tmp_path):
     title = "</script><b>{{script}} & \\1"
     write_viewer(tmp_path / "viewer.html", make_frames(1), None, (48, 64), title=title)
@@ -86,7 +96,10 @@ def test_wrong_input_is_named(tmp_path):
         write_viewer(path, frames, cameras.apply(lambda x: x[None]), (64, 64))
     with pytest.raises(ValueError, match=r"\(0, 64\)"):
         write_viewer(path, frames, cameras, (0, 64))
-    frames[2].scales[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="frame 2 holds NaN"):
+    frames[2].blurred = True
+    with pytest.raises(ValueError, match="frame 2 is blurred, frame 0 is otherwise"):
         write_viewer(path, frames, cameras, (64, 64))
+    cameras.c2w[1, 0, 3] = float("nan")
+    with pytest.raises(ValueError, match="a camera holds NaN"):
+        write_viewer(path, frames[:1], cameras, (64, 64))
     assert not list(tmp_path.iterdir())

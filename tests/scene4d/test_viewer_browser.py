@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scene4d.gaussians.blur import with_blur
 from scene4d.rendering import rasterize
 from scene4d.types import Cameras, Gaussians
 from scene4d.viewer import write_viewer
@@ -161,9 +162,10 @@ def cameras_on_an_arc(views: int = 4) -> Cameras:
 
 
 def expected_picture(
-    gaussians: Gaussians, camera: Cameras, shape: tuple[int, int], scale: float
+    gaussians: Gaussians, camera: Cameras, shape: tuple[int, int], scale: float, eps2d: float | None = None
 ) -> np.ndarray:
-    """`rasterize` at the browser's resolution, with the low-pass of the input resolution."""
+    """`rasterize` at the browser's resolution, with the low-pass of the input resolution unless another is given."""
+    eps2d = 0.3 * scale**2 if eps2d is None else eps2d
     height, width = shape
     K = camera.intrinsics.clone()
     K[:2] *= scale
@@ -171,7 +173,7 @@ def expected_picture(
     K[1, 2] += (height - 64 * scale) / 2
     renders, _, _ = rasterize(
         gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.colors,
-        camera.viewmats[None], K[None], width, height, eps2d=0.3 * scale**2, backgrounds=torch.ones(1, 3),
+        camera.viewmats[None], K[None], width, height, eps2d=eps2d, backgrounds=torch.ones(1, 3),
     )  # fmt: skip
     return renders[0].clamp(0, 1).numpy()
 
@@ -228,6 +230,37 @@ def test_pictures_are_those_of_rasterize(browser, scene, time, view, record_prop
     assert value > 50, value
     other = expected_picture(frames[5 - time], cameras[view], picture.shape[:2], scale)
     assert psnr(picture, other) < 20  # another timestep is another picture
+
+
+@pytest.mark.parametrize("renderer", ["webgl", "software"])
+def test_gaussians_that_include_the_blur_look_the_same_without_a_switch(tmp_path, renderer):
+    """Thin Gaussians, one for each pixel of the input: the page draws what the renderer draws, without holes."""
+    c2w, size = torch.eye(4)[None], 64
+    cameras = Cameras(c2w, torch.tensor([[[75.0, 0, 32], [0, 75, 32], [0, 0, 1]]]))
+    ys, xs = torch.meshgrid(torch.arange(16, 48) + 0.5, torch.arange(16, 48) + 0.5, indexing="ij")
+    rays = torch.stack([(xs - 32) / 75, (ys - 32) / 75, torch.ones_like(xs)], -1).reshape(1, 1, -1, 3)
+    count = rays.shape[2]
+    thin = Gaussians(
+        means=2 * rays, quats=torch.tensor([1.0, 0, 0, 0]).expand(1, 1, count, 4),
+        scales=torch.full((1, 1, count, 3), 0.09 * 2 / 75), opacities=torch.full((1, 1, count), 0.9),
+        colors=torch.tensor([0.8, 0.2, 0.1]).expand(1, 1, count, 3),
+    )  # fmt: skip
+    frame = with_blur(thin, cameras[None])[0, 0]
+    write_viewer(tmp_path / "viewer.html", [frame], cameras, (size, size))
+    flags = "--enable-unsafe-swiftshader" if renderer == "webgl" else ""
+    page = Browser(f"file://{tmp_path / 'viewer.html'}#renderer={renderer}", tmp_path / "profile", flags)
+    try:
+        picture, scale = page.picture()
+        assert page.evaluate("scene4d.renderer") == {"webgl": "WebGL2", "software": "software"}[renderer]
+        assert page.evaluate("document.querySelectorAll('input[type=checkbox]').length") == 0
+    finally:
+        page.close()
+    truth = expected_picture(frame, cameras[0], picture.shape[:2], scale, 0.01)
+    assert psnr(picture, truth) > 45
+    height, width = picture.shape[:2]
+    reach = int(14 * scale)
+    inside = picture[height // 2 - reach : height // 2 + reach, width // 2 - reach : width // 2 + reach]
+    assert inside[..., 1].max() < 0.4  # no white shines through
 
 
 def test_mouse_turns_moves_and_zooms(browser):

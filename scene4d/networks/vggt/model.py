@@ -107,6 +107,7 @@ class ReconstructionNetwork(nn.Module):
         )
         if match_views:  # the head refines the matcher's guess instead of starting from nothing
             start_at_identity(self.camera_head.pose_branch.fc2, 0.0)
+            self.camera_head.empty_pose_tokens.requires_grad_(False)  # what the head starts from otherwise
 
         def dense(out: int, output_scale: float = 0.0) -> DPTHead:
             return DPTHead(

@@ -105,9 +105,9 @@ def test_resampling_averages_areas():
 
 
 def test_square_holds_what_moves(take):
-    frames, fps = capture.read_frames(take / "videos" / "cam01.mp4", 12, 1, 0)
+    frames, info = capture.read_clip(take / "videos" / "cam01.mp4", 12, 1, 0)
     left, top, side = capture.moving_square(frames)
-    assert fps == 60
+    assert info.rate == 60
     assert left <= 32 and left + side >= 92 and top <= 112 and top + side >= 128  # found in steps of 8
     assert side < 110
 
@@ -136,6 +136,19 @@ def test_command_writes_one_sample_a_take(take, tmp_path, monkeypatch):
     # 8 pixels a step of the 136 pixel wide video, whose focal length is 1681.2 / 8
     step = 8 * sample.intrinsics[0, 0, 0] / (107599.67 / 64 / 8)
     np.testing.assert_allclose(np.diff(columns), step, rtol=0.15)
+
+
+def test_turned_videos_are_named_and_cameras_left_out(take, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
+    options = ["--takes", str(take), "--size", "32", "--frames", "5", "--stride", "2", "--output"]
+    capture.main([*options, str(tmp_path / "one"), "--skip", "cam01", "--start", "1"])
+    (members,) = list(webdataset.WebDataset(f"{tmp_path}/one/capture-val-000000.tar", shardshuffle=False))
+    assert len(decode_sample(members).images) == 1
+    path = take / "videos" / "cam01.mp4"
+    frames, _ = capture.read_clip(path, 12, 1, 0)
+    path.write_bytes(encode_video(np.rot90(frames, axes=(1, 2)).copy(), 60))
+    with pytest.raises(SystemExit, match="cam01.mp4: is 240x136, .*as if one of them were turned"):
+        capture.main([*options, str(tmp_path / "turned"), "--start", "1"])
 
 
 def test_wrong_input_is_named(take, tmp_path):

@@ -3,11 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 from miniature import POINTS, SIZE, arc, draw, pixels, prove, read
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from preparation.readers.kubric import Kubric
+from preparation.readers.kubric import Kubric, planar_depth
 from preparation.readers.movi import Movi
 
 WIDTH, HEIGHT = SIZE[1], SIZE[0]
@@ -29,6 +30,11 @@ def distance_to_plane(pose) -> np.ndarray:
     return (OFFSET - NORMAL @ pose[:3, 3]) / (rays @ NORMAL)
 
 
+def ray_lengths() -> np.ndarray:
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    return np.sqrt(1 + ((x - MIDDLE[0]) / FOCAL[0]) ** 2 + ((y - MIDDLE[1]) / FOCAL[1]) ** 2)
+
+
 def camera(poses) -> dict:
     """OpenGL axes, wxyz."""
     positions, quaternions = [], []
@@ -43,13 +49,13 @@ def picture(pose, frame) -> np.ndarray:
     return draw(pose, focal=FOCAL, centre=MIDDLE, points=moved(frame))
 
 
-def write_render(folder, poses):
+def write_render(folder, poses, planar=False):
     folder.mkdir(parents=True)
     for frame, pose in enumerate(poses):
         alpha = np.full((*SIZE, 1), 255, np.uint8)
         rgba = np.concatenate([picture(pose, frame), alpha], -1)
         Image.fromarray(rgba).save(folder / f"rgba_{frame:05d}.png")
-        distance = distance_to_plane(pose).astype(np.float32)
+        distance = (distance_to_plane(pose) / (ray_lengths() if planar else 1)).astype(np.float32)
         Image.fromarray(distance).save(folder / f"depth_{frame:05d}.tiff")
     (folder / "metadata.json").write_text(json.dumps({"camera": camera(poses)}))
 
@@ -87,6 +93,7 @@ def test_points_and_depth_land_where_they_are_seen(tmp_path, record_property):
     options = ("--view-pattern", "view_*", *CLIP)
     samples = read(Kubric, root, tmp_path / "out", *options)
     assert [sample.key for sample in samples] == ["kubric-scene-00000"]
+    assert samples[0].view_names == ["view_0", "view_1", "view_2"]
     assert samples[0].depths.shape == (3, 2, 96, 96) and samples[0].depth_frames == [0, 4]
     prove(samples, tmp_path / "out", record_property, moved, limit=0.2)
     error = depth_error(samples[0])
@@ -118,3 +125,48 @@ def test_movi_points_and_depth(tmp_path, record_property):
     assert error < 0.5
     skipped = json.loads((tmp_path / "out/reports/movi-train-part-0-of-1.json").read_text())["skipped"]
     assert "000001.npz: expected MOVi's features" in skipped["000001"]
+
+
+def test_planar_depth_is_taken_as_it_is_and_the_wrong_reading_is_refused(tmp_path):
+    """A wall at 5 became 4.35 to 5.00 when its planar depth was converted again."""
+    for name, planar in (("planar", True), ("distance", False)):
+        write_render(tmp_path / "raw" / name, [arc(3)[0]] * 5, planar)
+    for name, other in (("planar", "distance"), ("distance", "planar")):
+        output = tmp_path / f"as-{name}"
+        (sample,) = read(Kubric, tmp_path / "raw", output, "--depth", name, *CLIP)
+        assert sample.group == name and depth_error(sample) < 0.5
+        skipped = json.loads((output / "reports/kubric-train-part-0-of-1.json").read_text())["skipped"]
+        assert f"depth_00000.tiff: surfaces are flat if the depth is {other}, not if" in skipped[other]
+        assert f"expected the option --depth {other}" in skipped[other]
+    with pytest.raises(SystemExit, match="depth is 'z', expected one of"):
+        read(Kubric, tmp_path / "raw", tmp_path / "no", "--depth", "z", *CLIP)
+
+
+INTRINSICS = np.array([[35 / 32, 0, 0.5], [0, 35 / 32 * WIDTH / HEIGHT, 0.5], [0, 0, 1]])
+
+
+def test_a_wall_at_five_stays_at_five():
+    wall = np.full(SIZE, 5.0)
+    np.testing.assert_allclose(planar_depth(wall * ray_lengths(), INTRINSICS, "distance", "a"), 5, rtol=1e-6)
+    assert (planar_depth(wall, INTRINSICS, "planar", "a") == 5).all()
+    with pytest.raises(ValueError, match="a: surfaces are flat if the depth is planar"):
+        planar_depth(wall, INTRINSICS, "distance", "a")
+
+
+def curved(kind):
+    y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
+    return {
+        "bowl": 4 + x**2 + 2 * y**2,
+        "noise": 4 + np.random.default_rng(0).random(SIZE),
+        "background": np.where(x**2 + y**2 < 0.3, 4 + np.sin(3 * x), 1e10),
+        "clipped background": np.where(x**2 + y**2 < 0.3, 4 + np.sin(3 * x), 20.0),
+        "little": np.where((abs(x) < 0.2) & (abs(y) < 0.2), 5, 1e10),
+        "nothing": np.zeros(SIZE),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["bowl", "noise", "background", "clipped background", "little", "nothing"])
+@pytest.mark.parametrize("reading", ["distance", "planar"])
+def test_curved_surfaces_and_background_raise_no_alarm(kind, reading):
+    depth = planar_depth(curved(kind), INTRINSICS, reading, "a")
+    assert np.isfinite(depth).all() and depth.shape == SIZE

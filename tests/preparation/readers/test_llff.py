@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from miniature import FOCAL, POINTS, SIZE, arc, draw, prove, read
 from PIL import Image
 
@@ -60,3 +61,53 @@ def test_moving_points_land_where_they_are_seen_in_videos(tmp_path, record_prope
     samples = read(LLFFVideo, tmp_path / "raw", tmp_path / "out", *options)
     assert samples[0].images.shape == (3, 5, 96, 112, 3) and samples[0].fps == 15
     prove(samples, tmp_path / "out", record_property, lambda frame: moved(2 * frame), limit=0.2)
+
+
+def test_rows_belong_to_plainly_sorted_pictures_and_the_path_is_natural(tmp_path, record_property):
+    """LLFF sorted names as text, frame_10 before frame_7; dot files do not count."""
+    names = [f"frame_{k}.JPG" for k in range(7, 13)]
+    written = sorted(range(6), key=lambda k: names[k])
+    folder = tmp_path / "raw/a"
+    write_poses(folder, [arc(6)[k] for k in written], scale=4)
+    (folder / "images_4").mkdir()
+    for name, pose in zip(names, arc(6)):
+        Image.fromarray(draw(pose, focal=SQUARE, centre=MIDDLE)).save(folder / "images_4" / name, quality=95)
+    (folder / "images_4/._frame_7.JPG").write_bytes(b"macOS")
+    (sample,) = read(LLFF, tmp_path / "raw", tmp_path / "out", "--size", "96", "--views", "6")
+    np.testing.assert_allclose(sample.c2w, np.stack(arc(6)), atol=1e-5)
+    prove([sample], tmp_path / "out", record_property)
+
+
+def write_rig(folder, names, size=SIZE):
+    write_poses(folder, arc(len(names)), scale=1)
+    for name, pose in zip(sorted(names), arc(len(names))):
+        video = [draw(pose, size=size, focal=SQUARE, centre=MIDDLE, points=moved(k)) for k in range(5)]
+        (folder / f"{name}.mp4").write_bytes(encode_video(np.stack(video), 30, crf=0))
+    (folder / f"._{names[0]}.mp4").write_bytes(b"macOS")
+
+
+def test_cameras_of_a_rig_are_named_held_out_and_left_out(tmp_path, record_property):
+    names = ["cam00", "cam01", "cam9", "cam10"]
+    write_rig(tmp_path / "raw/a", names)
+
+    def views(output, *options):
+        command = ("--size", "96", "--frames", "5", "--hold-out", "cam00", *options)
+        (sample,) = read(LLFFVideo, tmp_path / "raw", tmp_path / output, *command)
+        prove([sample], tmp_path / output, record_property, moved, limit=0.2)
+        return sample.view_names
+
+    assert views("val", "--split", "val") == names
+    assert views("train") == ["cam01", "cam9", "cam10"]
+    assert views("few", "--skip", "cam1*, cam9", "--split", "val") == ["cam00", "cam01"]
+    for pattern, reason in (
+        ("cam0", "no camera 'cam0' to leave out, expected one of"),
+        ("?*", "leaves no camera"),
+    ):
+        with pytest.raises(SystemExit, match=reason):
+            read(LLFFVideo, tmp_path / "raw", tmp_path / pattern[1:], "--frames", "5", "--skip", pattern)
+
+
+def test_videos_of_another_shape_are_named(tmp_path):
+    write_rig(tmp_path / "raw/a", ["cam00", "cam01"], size=(160, 160))
+    with pytest.raises(SystemExit, match="cam00.mp4: is 160x160, 1 times as wide as high, but its camera's"):
+        read(LLFFVideo, tmp_path / "raw", tmp_path / "out", "--frames", "5")

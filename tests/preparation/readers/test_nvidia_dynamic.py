@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from miniature import CENTRE, FOCAL, POINTS, arc, draw, prove, read
 from PIL import Image
 
@@ -45,3 +46,20 @@ def test_points_land_where_they_are_seen(tmp_path, record_property):
     skipped = json.loads(report.read_text())["skipped"]
     assert "cam02/extrinsic.txt: expected 4 rows of 3 numbers" in skipped["Jumping"]
     assert "00000003/cam04.jpg: expected a picture" in skipped["Skating"]
+
+
+def test_shrunk_and_turned_pictures_are_named_and_names_kept(tmp_path):
+    write_scene(tmp_path / "raw/a")
+    (tmp_path / "raw/a/calibration/._cam01").mkdir()
+    (tmp_path / "raw/a/multiview_GT/.DS_Store").mkdir()
+    (sample,) = read(NvidiaDynamic, tmp_path / "raw", tmp_path / "out", *CLIP, "--skip", "cam02")
+    assert sample.view_names == ["cam01", "cam03", "cam04"] and sample.images.shape[1] == 5
+    path = tmp_path / "raw/a/multiview_GT/00000003/cam03.jpg"
+    whole = Image.open(path)
+    whole.transpose(Image.Transpose.ROTATE_90).save(path)
+    with pytest.raises(SystemExit, match="00000003/cam03.jpg: is 120x160.*as if one of them were turned"):
+        read(NvidiaDynamic, tmp_path / "raw", tmp_path / "turned", *CLIP)
+    for path in (tmp_path / "raw/a/multiview_GT").rglob("*.jpg"):
+        whole.resize((80, 60)).save(path)
+    with pytest.raises(SystemExit, match="the principal point is at .1.04, 0.95. of the width and height"):
+        read(NvidiaDynamic, tmp_path / "raw", tmp_path / "shrunk", *CLIP)

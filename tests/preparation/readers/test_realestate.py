@@ -7,7 +7,7 @@ import pytest
 from miniature import CENTRE, FOCAL, SIZE, arc, draw, prove, read
 from PIL import Image
 
-from preparation.readers.realestate import RealEstate
+from preparation.readers.realestate import RealEstate, match_times
 
 WINDOW = ("--size", "96", "--views", "4", "--view-stride", "2", "--windows", "2")
 
@@ -65,3 +65,62 @@ def test_pose_with_nan_is_skipped(tmp_path):
     path.write_text("\n".join(lines))
     with pytest.raises(SystemExit, match="none of 1 scenes could be used.*expected a rotation"):
         read(RealEstate, tmp_path / "raw", tmp_path / "out", *WINDOW)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [*lines[:3], "", "   ", *lines[3:], "", ""],
+        lambda lines: lines[1:],  # no address
+        lambda lines: ["", *lines],
+        lambda lines: ["\ufeff" + lines[1], *lines[2:]],
+        lambda lines: [line.replace(" ", "\t") + "\r" for line in lines],
+    ],
+    ids=["blank-lines", "no-address", "blank-first", "byte-order-mark", "tabs-and-carriage-returns"],
+)
+def test_files_that_people_have_lose_no_frame(tmp_path, record_property, change):
+    write_clip(tmp_path / "raw")
+    path = tmp_path / "raw/00a1b2.txt"
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    (sample,) = read(RealEstate, tmp_path / "raw", tmp_path / "out", "--size", "96", "--views", "9")
+    np.testing.assert_allclose(sample.c2w, np.stack(arc(9)), atol=1e-5)
+    prove([sample], tmp_path / "out", record_property)
+
+
+@pytest.mark.parametrize("spacing", [1000, 33_367])
+def test_names_of_frames_may_be_rounded(tmp_path, record_property, spacing):
+    """1 ms off at 30 frames per second; at 1000 frames per second less than half a frame."""
+    write_clip(tmp_path / "raw")
+    folder, text = tmp_path / "raw/00a1b2", (tmp_path / "raw/00a1b2.txt").read_text()
+    for k in range(9):
+        text = text.replace(f"\n{1000 * k + 66} ", f"\n{spacing * (k + 1)} ")
+        off = min(1000, spacing // 2 - 10) * (-1) ** k
+        (folder / f"{1000 * k + 66}.png").rename(folder / f"new{spacing * (k + 1) + off}.png")
+    for path in folder.glob("new*"):
+        path.rename(folder / path.name.removeprefix("new"))
+    (folder / f"._{spacing}.png").write_bytes(b"macOS")
+    (tmp_path / "raw/00a1b2.txt").write_text(text)
+    (sample,) = read(RealEstate, tmp_path / "raw", tmp_path / "out", "--size", "96", "--views", "9")
+    prove([sample], tmp_path / "out", record_property)
+
+
+def test_frames_half_a_spacing_away_belong_to_nobody():
+    pictures = {number: number for number in (0, 100, 249, 350, 2000)}
+    assert match_times([0, 100, 200, 300, 400], pictures) == {0: 0, 100: 100, 200: 249}
+    assert match_times([5000], {3000: "a", 2000: "b"}) == {5000: "a"} and match_times([5000], {}) == {}
+
+
+def test_turned_and_cut_frames_and_double_lines_are_named(tmp_path):
+    root = tmp_path / "raw"
+    for name in ("turned", "cut", "double"):
+        write_clip(root, name)
+    for path in (root / "turned").glob("*.png"):
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
+    for path in (root / "cut").glob("*.png"):
+        Image.open(path).crop((0, 0, 120, 120)).save(path)
+    lines = (root / "double.txt").read_text().splitlines()
+    (root / "double.txt").write_text("\n".join([*lines, lines[1]]))
+    with pytest.raises(SystemExit) as error:
+        read(RealEstate, root, tmp_path / "out", *WINDOW)
+    for reason in ("as if one of them were turned", "is 120x120, 1 times as wide", "66 appears twice"):
+        assert reason in str(error.value)

@@ -59,7 +59,7 @@ def test_still_cameras_become_clips(tmp_path, record_property):
     report = tmp_path / "out/reports/synchronized-train-part-0-of-1.json"
     skipped = json.loads(report.read_text())["skipped"]
     assert "the focal length is unknown" in skipped["unknown/scene2"]
-    assert "cam02.mp4: expected a video" in skipped["f35_aperture2.4/scene3"]
+    assert "cam02.mp4' cannot be decoded" in skipped["f35_aperture2.4/scene3"]
 
 
 def test_moving_cameras_become_stills(tmp_path, record_property):

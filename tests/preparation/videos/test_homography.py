@@ -1,6 +1,7 @@
 """2D videos to shards, from tiny real mp4 files with a cut, a still part and a fast pan."""
 
 import json
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -9,8 +10,9 @@ import webdataset
 
 from preparation.videos import homography
 from preparation.videos.package_videos import VIDEOS, find_package_videos
-from preparation.videos.video_clips import Window, find_shots, find_windows, random_square, read_video
+from preparation.videos.video_clips import Video, Window, cut_clips, find_shots, find_windows, random_square
 from scene4d.sample_format import decode_sample, encode_video
+from scene4d.video_files import video_info
 
 SIZE = 16
 
@@ -44,11 +46,24 @@ def read_shard(path):
 
 
 def test_cut_is_found_and_a_pan_is_none(two_shots):
-    assert find_shots(read_video(two_shots, 40).frames) == [(0, 40), (40, 80)]
+    assert find_shots(Video(two_shots, video_info(two_shots), 40).previews()) == [(0, 40), (40, 80)]
     texture = np.random.default_rng(0).integers(0, 255, (40, 400, 3), dtype=np.uint8)
     texture = texture.repeat(8, 0)[:40].repeat(8, 1)
     pan = np.stack([texture[:, 30 * t : 30 * t + 64] for t in range(20)])
     assert find_shots(pan) == [(0, 20)]
+
+
+def test_memory_is_bounded_by_the_window(tmp_path):
+    """600 frames of 48 x 64 are 5.5 MB, of two overlapping clips of 9 frames .2 MB."""
+    path = tmp_path / "long.mp4"
+    path.write_bytes(encode_video(np.concatenate([moving_square(40, (255, 40, 40), 60)] * 15), 25))
+    tracemalloc.start()
+    video = Video(path, video_info(path), 40)
+    windows = find_windows(find_shots(video.previews()), 25, 9, 12)
+    found = list(zip(*cut_clips(video, windows, 80, 9, SIZE, 0)))[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 80 and peak < 2e6
 
 
 def test_windows_stay_inside_shots_and_near_the_wanted_rate():
@@ -132,7 +147,7 @@ def test_videos_are_mixed_in_a_shard_and_what_gives_no_clip_is_reported(two_shot
     skipped = report(tmp_path / "out")["skipped"]
     assert skipped["still"] == "40 frames give no clip: too short, or nothing moves"
     assert skipped["short"] == "5 frames give no clip: too short, or nothing moves"
-    assert "broken.mp4 cannot be read" in skipped["broken"] and len(skipped) == 3
+    assert "broken.mp4' cannot be decoded" in skipped["broken"] and len(skipped) == 3
 
 
 def test_restarts_and_parts_give_the_same_shards(two_shots, tmp_path):

@@ -62,6 +62,19 @@ def rows_of_a_rank(rank: int, ranks: int, batch_size: int) -> list[str]:
     return [f"{r.source} {r.method} {r.score} {r.value:.4f} {r.count}" for r in evaluation.compute()]
 
 
+def test_pictures_that_are_nan_are_told(caplog):
+    """One scene of three: the others keep their mean, but nobody overlooks it."""
+    evaluation, pipeline = GridEvaluation(baselines=False), generator()
+    evaluation.start(torch.device("cpu"))
+    for k in range(3):
+        if k == 2:
+            next(pipeline.network.parameters()).data.fill_(torch.nan)
+        evaluation.add(pipeline, scene(k, "objects"))
+    rows = {(row.method, row.score): row.count for row in evaluation.compute()}
+    assert rows["sample", "psnr"] == 2
+    assert "objects: what 'sample' made of 1 of 3 scenes holds NaN" in caplog.text
+
+
 def main(rank: int, ranks: int, port: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     torch.set_num_threads(1)

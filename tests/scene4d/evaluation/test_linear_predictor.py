@@ -76,3 +76,10 @@ def test_files_that_are_none_are_named(tmp_path):
     for name in ("absent.safetensors", "text.safetensors"):
         with pytest.raises(ValueError, match=rf"{name}.*preparation.linear_predictor makes it"):
             read_linear_predictor(tmp_path / name, "a")
+
+
+@pytest.mark.parametrize("weights", [torch.zeros(3), torch.zeros(3, 5), torch.full((3, 4), torch.nan)])
+def test_weights_that_cannot_be_are_one_line(tmp_path, weights):
+    write_linear_predictor(tmp_path / "linear.safetensors", weights, "abc")
+    with pytest.raises(ValueError, match="linear.safetensors': weights must be finite `z 4`"):
+        read_linear_predictor(tmp_path / "linear.safetensors", "abc")

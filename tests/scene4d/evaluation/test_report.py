@@ -100,3 +100,35 @@ def test_other_files_are_named(tmp_path):
     write_json(tmp_path / "metrics.json", {"demo": {}, "shipped": {}, "minutes": 1})
     with pytest.raises(ValueError, match="metrics.json' is no metrics.json"):
         main(["--output", str(tmp_path / "metrics.json")])
+
+
+GOOD = {"source": "objects", "method": "sample", "score": "psnr", "value": 20.0, "count": 4}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        GOOD | {"value": "20"},
+        GOOD | {"count": 4.5},
+        GOOD | {"count": None},
+        GOOD | {"source": None},
+        GOOD | {"more": 1},
+        {"source": "objects"},
+        None,
+        "text",
+        7,
+    ],
+)
+def test_rows_that_are_none_are_one_line_that_names_the_file(tmp_path, row):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"diffusion": [row]}))
+    with pytest.raises(
+        ValueError, match="scores.json.*expected a list of rows for each of diffusion"
+    ) as caught:
+        read_parts([path])
+    assert "\n" not in str(caught.value)
+
+
+def test_null_stands_for_nan(tmp_path):
+    assert parse_parts({"diffusion": [GOOD | {"value": None}]})["diffusion"][0].value is None
+    assert " - " in table({"": {"diffusion": [Row(**(GOOD | {"value": None}))]}}) + " "

@@ -1,5 +1,6 @@
 """Means over scenes: each scene once, every rank the same, nothing without meaning."""
 
+import logging
 import math
 
 import pytest
@@ -34,6 +35,20 @@ def test_a_repeated_scene_counts_once():
     for key, value in (("a", 10.0), ("b", 40.0), ("b", 40.0)):
         scores.update("objects", key, "sample", {"psnr": value})
     assert scores.compute() == [Row("objects", "sample", "psnr", 25.0, 2)]
+
+
+def test_failures_are_told_and_are_no_missing_scores(caplog):
+    scores = SceneScores(["sample", "copy"], ["psnr", "iou"])
+    for key, failed in (("a", False), ("b", True), ("b", True), ("c", True)):
+        scores.update("objects", key, "sample", {"psnr": 10.0, "iou": math.nan}, failed)
+        scores.update("objects", key, "copy", {"psnr": 5.0, "iou": math.nan})
+    with caplog.at_level(logging.WARNING):
+        assert [(row.method, row.count) for row in scores.compute()] == [("sample", 1), ("copy", 3)]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert (
+        told
+        == "objects: what 'sample' made of 2 of 3 scenes holds NaN; the means are those of the other scenes"
+    )
 
 
 def test_unknown_names_are_refused():

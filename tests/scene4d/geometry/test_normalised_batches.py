@@ -28,7 +28,7 @@ def test_the_one_scene_of_a_batch_that_has_no_depth_is_refused():
     batch = make_batch(b=2)
     batch.source = ["objects", "realestate"]
     batch.depths[1] = 0  # as the collation fills it
-    with pytest.raises(ValueError, match=r"\['realestate'\] lack"):
+    with pytest.raises(ValueError, match=r"'realestate', sample 'scene1': no depth is known"):
         static_scenes(batch)
 
 
@@ -57,5 +57,5 @@ def test_depth_is_known_where_every_scene_has_some_in_its_inputs():
 def test_a_scene_without_any_unit_of_length_is_an_error():
     batch = make_batch(inputs=1)
     batch.depths = None
-    with pytest.raises(ValueError, match=r"\['objects'\].*scenes \[0\].*no unit of length"):
+    with pytest.raises(ValueError, match=r"'objects', sample 'scene0': .*no unit of length"):
         normalise_batch(batch, batch.cameras[:, :1])

@@ -102,6 +102,17 @@ def test_refuses_other_weights(tmp_path):
         PerceptualLoss(squeezenet=str(path), prefer_lpips=False)
 
 
+def test_an_installed_package_without_weights_builds_and_cannot_compare(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("scene4d.losses.perceptual.SQUEEZENET", tmp_path / "absent.safetensors")
+    loss = PerceptualLoss()
+    assert loss.score == "squeezenet_distance" and not loss.state_dict()
+    with pytest.raises(
+        ValueError, match=r"no weights for the perceptual distance: .*absent.*; training and scoring"
+    ):
+        loss(pictures(2), pictures(3)[:2])
+
+
 @pytest.mark.slow
 def test_uses_lpips_where_its_trunk_lies(tmp_path, monkeypatch):
     """With random weights in the trunk's place (0.5 GB): only that it is taken, and works."""

@@ -68,3 +68,9 @@ def test_files_are_joined_and_other_architectures_are_named_with_both_shapes(tmp
         ValueError, match=r"'track_head\.x' is \[1\] there and absent"
     ):  # only VGGT may drop it
         load(Small(), a=geometry(), b={"track_head.x": torch.zeros(1)})
+
+
+def test_tensors_without_names_are_one_line(tmp_path):
+    torch.save({0: torch.zeros(2)}, tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="list.pt' holds no dictionary of tensors by name"):
+        read_weights(tmp_path / "list.pt")

@@ -1,0 +1,69 @@
+"""Lets the processes of a run begin as one training and end together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import lightning as L
+import torch.distributed
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+log = logging.getLogger(__name__)
+
+LAUNCHER = "SCENE4D_LAUNCHER"  # in the environment: the process that started, or will start, the others
+SUPPORTED = ("auto", "ddp")  # and the variants of ddp
+
+
+def refuse_strategy(strategy: str | Strategy) -> None:
+    """Refuses strategies whose ranks would train apart, and those that nobody has tried.
+
+    Raises:
+        ValueError: The strategy is another one than those of one device or of ddp; says which work.
+    """
+    if isinstance(strategy, str):
+        supported, name = strategy.startswith(SUPPORTED), repr(strategy)
+    else:
+        supported = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
+        name = type(strategy).__name__
+    if not supported:
+        raise ValueError(f"trainer.strategy is {name}, which is not supported; use {' or '.join(SUPPORTED)}")
+
+
+def lost_rank(error: BaseException) -> bool:
+    """Whether an error only says that another rank has ended, which reports the cause itself."""
+    return isinstance(error, torch.distributed.DistNetworkError) or "by peer" in str(error)
+
+
+class OneEnd(L.Callback):
+    """Ends every process of a run when another one dies, and none before all are done.
+
+    A process that was started by rank 0, or by torchrun, ends within a second after that one has died: it might
+    otherwise wait in a collective until that times out, after 30 minutes. Lightning sees to the other direction: rank
+    0 ends all within 5 seconds after one of those that it has started ended with an error. torchrun does so at once.
+    """
+
+    def __init__(self, interval: float = 1.0) -> None:
+        self.interval = interval
+        self._done = threading.Event()
+        os.environ.setdefault(LAUNCHER, str(os.getpid()))  # the processes that Lightning starts inherit it
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begins to watch the process that has started this one, if that is another rank or torchrun."""
+        launched = os.environ[LAUNCHER] == str(os.getppid()) or "TORCHELASTIC_RUN_ID" in os.environ
+        if trainer.world_size > 1 and launched:
+            self._done = threading.Event()
+            threading.Thread(target=self._watch, args=(os.getppid(), self._done), daemon=True).start()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Waits for the other ranks, which may still write their scenes: who calls `predict` may read them all."""
+        if trainer.world_size > 1:
+            trainer.strategy.barrier("end")
+        self._done.set()
+
+    def _watch(self, parent: int, done: threading.Event) -> None:
+        while not done.wait(self.interval):
+            if os.getppid() != parent:
+                log.warning("rank 0 or torchrun, which has started this process, is gone: it ends, too")
+                os._exit(1)  # the main thread may be inside a collective, which no exception ends

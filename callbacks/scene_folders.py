@@ -1,0 +1,66 @@
+"""The folders of predicted scenes: one for each scene, below the output folder, whatever its key and the rank."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import lightning as L
+
+from scene4d.file_names import FreeNames
+
+CLAIMS = ".scenes-of-this-run"  # where the ranks see each other's folders
+
+
+class SceneFolders:
+    """Names the folder of every scene of one run: `<output>/<key>`, for a second scene of that key `<output>/<key>_2`.
+
+    A rerun gives the same names on one rank. On several ranks, which of two scenes with the same key comes first is
+    left to chance. Keys become names that stay in the output folder, see `scene4d.file_names.safe_name`.
+
+    Args:
+        output: The folder, relative to the trainer's default_root_dir.
+        subfolders: Whether every scene gets a folder of its own.
+    """
+
+    def __init__(self, output: str, subfolders: bool) -> None:
+        self.output, self.subfolders = output, subfolders
+        self.names, self.written = FreeNames(), list[str]()
+
+    def start(self, trainer: L.Trainer) -> None:
+        """Forgets earlier runs. All ranks call it together."""
+        self.names, self.written = FreeNames(), []
+        if trainer.world_size > 1:
+            claims = self._root(trainer) / CLAIMS
+            if trainer.is_global_zero:
+                shutil.rmtree(claims, ignore_errors=True)
+                claims.mkdir(parents=True)
+            trainer.strategy.barrier("scene folders")
+            self.names = FreeNames(claims)
+
+    def end(self, trainer: L.Trainer) -> None:
+        """Removes what the ranks told each other. All ranks call it together."""
+        if trainer.world_size > 1:
+            trainer.strategy.barrier("scene folders")
+            if trainer.is_global_zero:
+                shutil.rmtree(self._root(trainer) / CLAIMS, ignore_errors=True)
+
+    def next(self, trainer: L.Trainer, key: str) -> Path:
+        """The folder of one more scene.
+
+        Raises:
+            ValueError: A second scene came, although there are no subfolders.
+        """
+        root = self._root(trainer)
+        if self.subfolders:
+            folder = root / self.names.take(key)
+        elif self.names.claim("."):
+            folder = root
+        else:
+            first = repr(self.written[0]) if self.written else "the scene of another process"
+            raise ValueError(f"{root} already holds {first}; set subfolders: true for more than one scene")
+        self.written.append(key)
+        return folder
+
+    def _root(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / self.output

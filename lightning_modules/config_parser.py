@@ -1,0 +1,83 @@
+"""Reads config files, and refuses those whose settings jsonargparse would drop in silence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from scene4d.messages import refuse_lost_settings
+
+FILES = (".yaml", ".yml")
+
+
+class ConfigParser(LightningArgumentParser):
+    """The parser of the command line and of `from_config`: a config file may refine another one."""
+
+    def parse_args(  # type: ignore[override]  # argparse's overloads
+        self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any
+    ) -> Namespace:
+        """Parses a command line.
+
+        Raises:
+            ValueError: A file that it names is empty or no text; names it.
+        """
+        for argument in sys.argv[1:] if args is None else args:
+            _check_file(Path(str(argument).rpartition("=")[2]))
+        return super().parse_args(args, *more, **kwargs)
+
+    def parse_path(self, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Namespace:
+        """Parses a config file.
+
+        Raises:
+            ValueError: The file or one that it names is empty or no text, or a setting of it would take the place of
+                others; names the file.
+        """
+        if Path(path).is_file():  # not an address
+            refuse_lost_settings(_check_file(Path(path)), Path(path).name)
+        return super().parse_path(path, *args, **kwargs)
+
+
+def with_config_option(parser: ConfigParser) -> ConfigParser:
+    """The parser with its option for config files."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file of options. Of several files the later ones win. A file refines another one that it names in "
+        "its first line, as in `config: base.yaml`, by lines such as `trainer.max_steps: 500`.",
+    )
+    return parser
+
+
+def _check_file(path: Path) -> str:
+    """The text of a config file; the files that it names are read, too. Nothing of what is no config file."""
+    if path.suffix not in FILES or not path.is_file():
+        return ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no config file: it holds no text") from error
+    with suppress(yaml.YAMLError):  # jsonargparse says what is wrong
+        content = yaml.safe_load(text)
+        if not content or isinstance(content, str):
+            raise ValueError(f"config file {str(path)!r} is empty or holds no settings")
+        for name in _texts(content):
+            _check_file(path.parent / name)
+    return text
+
+
+def _texts(content: object) -> Iterator[str]:
+    """All texts that a config gives as values."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, (dict, list)):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _texts(value)

@@ -1,0 +1,89 @@
+"""What a preset's weights were trained on, so that inputs of another kind do not go unsaid."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scene4d.types import SceneBatch
+
+PLAIN = 0.9  # share of the outermost pixels that have one colour; of 188 committed scenes, those on white have 1.0
+SAME_COLOUR = 0.06  # a codec changes a colour by less
+SAME_RATE = 0.2  # relative
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedOn:
+    """The training data of a model's weights. Other inputs are taken, and one line says what is off.
+
+    Args:
+        size: Height and width of the images, pixels.
+        views: Numbers of views.
+        frames: Numbers of frames; empty if any number will do.
+        fps: Frames per second; None if any rate will do.
+        background: The only plain colour that was seen behind scenes, in [0, 1]; None if any will do.
+    """
+
+    size: int
+    views: list[int] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    fps: float | None = None
+    background: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self._said: set[str] = set()
+
+    def warn(self, batch: SceneBatch) -> None:
+        """Says once in one line how a batch differs from the training data; the result may be worse for it."""
+        found = "; ".join(self.differences(batch))
+        if found and found not in self._said:
+            self._said.add(found)
+            log.warning("the weights were trained on other inputs, expect a worse result: %s", found)
+
+    def differences(self, batch: SceneBatch) -> list[str]:
+        """How a batch differs from the training data, in phrases; empty if it does not."""
+        _, views, frames, _, height, width = batch.images.shape
+        found = []
+        if (height, width) != (self.size, self.size):
+            found.append(f"images of {height} x {width} pixels, trained on {self.size} x {self.size}")
+        for what, count, known in (("views", views, self.views), ("frames", frames, self.frames)):
+            if known and count not in known:
+                found.append(f"{count} {what}, trained on {' or '.join(map(str, known))}")
+        rate = frame_rate(batch)
+        if self.fps is not None and rate is not None and abs(rate / self.fps - 1) > SAME_RATE:
+            found.append(f"{rate:.3g} frames a second, trained on {self.fps:g}")
+        colour = plain_background(batch)
+        if self.background is not None and colour is not None:
+            if (colour - colour.new_tensor(self.background)).abs().max() > SAME_COLOUR:
+                here, there = (_levels(x) for x in (colour, torch.tensor(self.background)))
+                found.append(f"a plain background of colour {here}, trained on {there} only")
+        return found
+
+
+def frame_rate(batch: SceneBatch) -> float | None:
+    """Mean frames per second of the first scene; None for a single frame."""
+    times = batch.frame_times[0]
+    seconds = (times[-1] - times[0]).item()
+    return (len(times) - 1) / seconds if seconds > 0 else None
+
+
+def plain_background(batch: SceneBatch) -> Float[Tensor, "3"] | None:
+    """The colour of nearly all outermost pixels of a batch's given frames; None where they have several colours."""
+    given = batch.images[batch.reference]  # n c h w
+    border = torch.cat([given[..., 0, :], given[..., -1, :], given[..., 0], given[..., -1]], -1)
+    pixels = border.movedim(1, -1).flatten(0, 1)
+    if len(pixels) == 0:
+        return None
+    colour = pixels.median(0).values
+    same = ((pixels - colour).abs().amax(-1) < SAME_COLOUR).float().mean()
+    return colour if same >= PLAIN else None
+
+
+def _levels(colour: Float[Tensor, "3"]) -> tuple[int, ...]:
+    return tuple((colour * 255).round().int().tolist())

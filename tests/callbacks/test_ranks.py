@@ -1,0 +1,70 @@
+"""Processes of one run: none is left behind, all wait for the last, and what would train apart is refused."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+
+from callbacks.ranks import lost_rank, refuse_strategy
+
+ROOT = Path(__file__).parents[2]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["kill_0", "kill_1", "raise_1"])
+def test_when_one_rank_dies_all_end(tmp_path, mode):
+    line = [sys.executable, str(ROOT / "tests" / "dying_ranks.py"), mode, str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        assert process.wait(timeout=180) != 0
+        end, ids = time.monotonic() + 20, [int(path.read_text()) for path in tmp_path.glob("pid_*")]
+        while any(map(alive, ids)) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert len(ids) == 2 and not any(map(alive, ids))
+        assert (tmp_path / "waited").exists(), (
+            tmp_path / "log"
+        ).read_text()  # for the late prediction of rank 1
+    finally:
+        for path in tmp_path.glob("pid_*"):
+            if alive(int(path.read_text())):
+                os.kill(int(path.read_text()), 9)
+        process.wait()
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_spawn",
+                                      DDPStrategy(), SingleDeviceStrategy()])  # fmt: skip
+def test_strategies_that_exchange_gradients_are_taken(strategy):
+    refuse_strategy(strategy)
+
+
+@pytest.mark.parametrize("strategy, name", [
+    ("fsdp", "'fsdp'"), ("deepspeed_stage_2", "'deepspeed_stage_2'"), ("xla", "'xla'"),
+    (ModelParallelStrategy(), "ModelParallelStrategy"),
+])  # fmt: skip
+def test_other_strategies_are_refused(strategy, name):
+    with pytest.raises(ValueError) as error:
+        refuse_strategy(strategy)
+    assert str(error.value) == f"trainer.strategy is {name}, which is not supported; use auto or ddp"
+
+
+@pytest.mark.parametrize("text, lost", [
+    ("[pair.cc:534] Connection closed by peer [127.0.0.1]:4711", True), ("shapes differ", False),
+])  # fmt: skip
+def test_an_error_that_only_says_that_another_rank_has_ended(text, lost):
+    assert lost_rank(RuntimeError(text)) is lost

@@ -1,0 +1,82 @@
+"""A preset knows what it was trained on, and says in one line where an input differs."""
+
+import pytest
+import torch
+
+from lightning_modules import from_config
+from scene4d.pipelines import TrainedOn
+from scene4d.pipelines.trained_on import plain_background
+from scene4d.types import SceneBatch
+
+WHITE = (1.0, 1.0, 1.0)
+SMALL = TrainedOn(64, [4], [9, 17], 12, WHITE)
+
+
+def grid(views=4, frames=17, size=64, fps=12.0, background=WHITE):
+    """An object before a plain background; frames that are not given are white."""
+    images = torch.ones(1, views, frames, 3, size, size)
+    reference = torch.zeros(1, views, frames, dtype=torch.bool)
+    reference[:, 0], reference[:, :, 0] = True, True
+    images[reference] = torch.tensor(background)[:, None, None]
+    images[reference, :, size // 4 : size // 2, size // 4 : size // 2] = 0.3
+    times = torch.arange(frames)[None] / fps
+    return SceneBatch(images, None, times, reference, ["user"], ["scene"])
+
+
+@pytest.mark.parametrize("frames", [9, 17])
+def test_what_was_trained_on_is_not_worth_a_word(frames, caplog):
+    SMALL.warn(grid(frames=frames))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"size": 128}, "images of 128 x 128 pixels, trained on 64 x 64"),
+        ({"views": 8}, "8 views, trained on 4"),
+        ({"frames": 29}, "29 frames, trained on 9 or 17"),
+        ({"fps": 30.0}, "30 frames a second, trained on 12"),
+        (
+            {"background": (230 / 255, 230 / 255, 1.0)},
+            r"a plain background of colour \(230, 230, 255\), trained on \(255, 255, 255\) only",
+        ),
+    ],
+)
+def test_each_difference_is_said_once(change, message, caplog):
+    trained = TrainedOn(64, [4], [9, 17], 12, WHITE)
+    trained.warn(grid(**change)), trained.warn(grid(**change))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the weights were trained on other inputs, expect a worse result: ")
+    (found,) = trained.differences(grid(**change))
+    assert found == message.replace("\\", "")
+
+
+def test_many_differences_are_one_line(caplog):
+    TrainedOn(64, [4], [9, 17], 12, WHITE).warn(grid(size=32, views=2))
+    (record,) = caplog.records
+    assert "images of 32 x 32" in record.getMessage() and "; 2 views" in record.getMessage()
+
+
+def test_only_what_is_stated_counts():
+    assert TrainedOn(64).differences(grid(8, 29, 64, 50.0, (0.0, 0.5, 0.0))) == []
+
+
+def test_a_picture_that_is_filled_has_no_plain_background():
+    batch = grid()
+    assert plain_background(batch).tolist() == [1, 1, 1]
+    batch.images[..., ::2] = 0.2
+    assert plain_background(batch) is None
+
+
+def test_the_shipped_presets_know(caplog):
+    """So `predict`, the command line's and a notebook's, says it."""
+    generator = from_config("configs/small/shipped_diffusion.yaml").generator
+    assert generator.trained_on == SMALL
+    reconstructor = from_config("configs/small/shipped_reconstruction.yaml").reconstructor
+    assert reconstructor.trained_on == TrainedOn(64, [4, 5])
+    generator.sample_steps = 1
+    generator(grid(2, 5, 32))
+    assert "images of 32 x 32 pixels, trained on 64 x 64; 2 views, trained on 4; 5 frames" in caplog.text
+    caplog.clear()
+    reconstructor(grid(2, 1, 32))
+    assert "images of 32 x 32 pixels, trained on 64 x 64; 2 views, trained on 4 or 5" in caplog.text

@@ -50,7 +50,11 @@ class Grid:
 
     def latents(self, channels: int) -> Tensor:
         """Latents of the grids on the meta device."""
-        frames, height, width = 1 + (self.frames - 1) // 4, self.height // self.stride, self.width // self.stride
+        frames, height, width = (
+            1 + (self.frames - 1) // 4,
+            self.height // self.stride,
+            self.width // self.stride,
+        )
         return torch.empty(self.batch, self.views, frames, channels, height, width, device="meta")
 
 
@@ -75,7 +79,9 @@ class Memory:
         return self.weights + self.training + self.gathered + self.activations[checkpointing]
 
 
-def estimate(network: WanGridTransformer, layers: Sequence[WanGridTransformer], grid: Grid, gpus: int) -> Memory:
+def estimate(
+    network: WanGridTransformer, layers: Sequence[WanGridTransformer], grid: Grid, gpus: int
+) -> Memory:
     """Counts the bytes per GPU.
 
     Args:
@@ -134,7 +140,9 @@ def kept_bytes(module: nn.Module, *arguments: Tensor) -> int:
 def stream_bytes(network: WanGridTransformer, grid: Grid) -> tuple[int, int]:
     """Bytes of the tokens between two blocks, and of the outputs of a block's two attentions, in bfloat16."""
     latents = grid.latents(network.base.config.in_channels)
-    tokens = latents[:, :, :, 0].numel() // (network.patch_size[0] * network.patch_size[1] * network.patch_size[2])
+    tokens = latents[:, :, :, 0].numel() // (
+        network.patch_size[0] * network.patch_size[1] * network.patch_size[2]
+    )
     heads = network.base.config.num_attention_heads
     width = heads * network.base.config.attention_head_dim
     return HALF * tokens * width, 2 * tokens * (HALF * width + 4 * heads)

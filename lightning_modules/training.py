@@ -61,11 +61,12 @@ class Training(L.LightningModule):
         optimizer: OptimizerCallable,
         lr_scheduler: Schedule | None,
         initial_weights: Sequence[str],
-        trainable: Sequence[str],
+        trainable: Sequence[str] | None,
     ) -> None:
         super().__init__()
         self.make_network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
-        self.initial_weights, self.trainable = list(initial_weights), list(trainable)
+        self.initial_weights = list(initial_weights)
+        self.trainable = None if trainable is None else list(trainable)
         self.untrained: list[str] = []  # names that still have their initial values
         self.results: dict[str, list[Row]] = {}
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
@@ -101,7 +102,7 @@ class Training(L.LightningModule):
                 f"network: {type(network).__name__} lacks members of scene4d.networks.contracts.TrainedNetwork"
             )
         # before weights are loaded: what trains becomes float32 and keeps all digits of the files
-        count = len(trainable_parameters(network, self.trainable))
+        count = len(trainable_parameters(network, self.patterns(network)))
         log.debug("%d parameter tensors of the network train", count)
         self.untrained = list(network.state_dict())
         if self.initial_weights:
@@ -109,6 +110,11 @@ class Training(L.LightningModule):
         if network.has_weights:
             self.untrained = []
         self.network = network
+
+    def patterns(self, network: TrainedNetwork) -> Sequence[str]:
+        """Regular expressions of the names of parameters that train."""
+        assert self.trainable is not None, "modules whose networks have no default demand it"
+        return self.trainable
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of what trains and, unless the rate is constant, its schedule over the whole run.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
+from scene4d.distributed.checkpointing import Checkpointing, checkpoint_blocks
 from scene4d.distributed.compiling import compile_blocks
 from scene4d.evaluation.fixed_losses import FixedLosses
 from scene4d.evaluation.grids import GridEvaluation, grid_picture
 from scene4d.evaluation.table import Evaluation
 from scene4d.latent_grid import latent_reference_mask
+from scene4d.networks.autoencoder import frozen_autoencoder
 from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
 from scene4d.pipelines import GridGenerator, TrainedOn
 from scene4d.types import SceneBatch
@@ -36,7 +38,8 @@ class VideoDiffusion(Training):
         flow: The training objective and the sampler that belongs to it.
         optimizer: Builds the optimizer from the parameters that train.
         lr_scheduler: Builds the learning rate schedule from optimizer and number of steps; None keeps a constant rate.
-        trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
+        trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen. None
+            trains what the network's architecture says, the self-attention among it.
         initial_weights: Weight files that are loaded in this order, later ones over earlier ones. A file may hold a
             part, for example the fine-tuned self-attention on top of the base model. Together they must cover the
             network, unless it starts from weights of its own (`pretrained`).
@@ -45,6 +48,7 @@ class VideoDiffusion(Training):
         guidance: Weight of classifier-free guidance; 1 switches it off, as the paper does when both videos are given.
         text_dropout: Probability that a sample is trained without its caption, which guidance needs.
         sample_seed: Seed of the noise that sampling starts from.
+        checkpointing: What the backward pass computes again to save memory, see `checkpoint_blocks`.
         compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
         trained_on: The training data of `initial_weights`; `predict` warns of inputs that differ. None says nothing.
     """
@@ -61,13 +65,14 @@ class VideoDiffusion(Training):
         flow: RectifiedFlow,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: Schedule | None = None,
-        trainable: list[str] = [r"\.attn1\."],  # noqa: B006 - jsonargparse shows it as the default
-        initial_weights: list[str] = [],  # noqa: B006
+        trainable: list[str] | None = None,
+        initial_weights: list[str] = [],  # noqa: B006 - jsonargparse shows it as the default
         evaluation: GridEvaluation | None = None,
         sample_steps: int = 8,
         guidance: float = 1.0,
         text_dropout: float = 0.1,
         sample_seed: int = 0,
+        checkpointing: Checkpointing = "none",
         compile: bool = False,
         trained_on: TrainedOn | None = None,
     ) -> None:
@@ -76,34 +81,29 @@ class VideoDiffusion(Training):
         self.make_autoencoder, self.flow = autoencoder, flow
         self.fixed_losses, self.evaluation = FixedLosses(), evaluation or GridEvaluation()
         self.sampling = (flow, sample_steps, guidance, sample_seed, trained_on)
-        self.text_dropout, self.compile_network = text_dropout, compile
+        self.text_dropout, self.checkpointing, self.compile_network = text_dropout, checkpointing, compile
         self.source_losses: dict[str, list[Float[Tensor, ""]]] = {}
 
     def configure_model(self) -> None:
         """Builds both networks once, and the pipeline that generates grids with them.
 
         Raises:
-            ValueError: What `Training.configure_model` raises, or the autoencoder lacks members of `Autoencoder`.
+            ValueError: What `Training.configure_model` and `frozen_autoencoder` raise.
         """
         if self.built:
             return
         super().configure_model()
+        checkpoint_blocks(self.network, self.checkpointing)
         if self.compile_network:
             compile_blocks(self.network)
-        autoencoder = self.make_autoencoder()
-        if not isinstance(autoencoder, Autoencoder):
-            raise ValueError(
-                f"autoencoder: {type(autoencoder).__name__} lacks members of scene4d.networks.contracts.Autoencoder"
-            )
-        if autoencoder.channels != self.network.channels:
-            raise ValueError(
-                f"the network takes latents of {self.network.channels} channels, the autoencoder gives "
-                f"{autoencoder.channels}: use the autoencoder of the network's own checkpoint"
-            )
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.autoencoder = frozen_autoencoder(self.make_autoencoder, self.network.channels)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]
         self.generator = GridGenerator(self.network, self.autoencoder, *self.sampling)
+
+    def patterns(self, network: DiffusionNetwork) -> Sequence[str]:  # type: ignore[override]
+        """Those of the config, or those of the network's architecture."""
+        return network.default_trainable if self.trainable is None else self.trainable
 
     def on_after_batch_transfer(self, batch: SceneBatch, dataloader_idx: int) -> SceneBatch:
         """Gives every batch of `fit` its latents, once: the stored ones, if they are this autoencoder's, or encoded."""

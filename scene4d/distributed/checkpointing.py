@@ -38,6 +38,8 @@ def checkpoint_blocks(network: HasBlocks, checkpointing: Checkpointing) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
 
 
-def _policy(context: object, operator: torch._ops.OpOverload, *args: object, **options: object) -> CheckpointPolicy:
+def _policy(
+    context: object, operator: torch._ops.OpOverload, *args: object, **options: object
+) -> CheckpointPolicy:
     kept = operator.name().split(".")[0] in KEPT
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -76,6 +76,11 @@ class DiffusionNetwork(TrainedNetwork, Protocol):
         """Channels of the latents."""
         ...
 
+    @property
+    def default_trainable(self) -> Sequence[str]:
+        """Regular expressions of the names of parameters that train unless a config says otherwise."""
+        ...
+
     def forward(
         self,
         latents: Float[Tensor, "b v n z y x"],

@@ -10,9 +10,9 @@ import hashlib
 import html
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -63,8 +63,10 @@ class Umt5Encoder(nn.Module):
         super().__init__()
         from transformers import AutoTokenizer, UMT5EncoderModel  # seconds, for those alone who use it
 
-        self.model = from_pretrained(UMT5EncoderModel, pretrained, subfolder, getattr(torch, dtype)).eval()
-        self.tokenizer = from_pretrained(AutoTokenizer, pretrained, tokenizer, getattr(torch, dtype))
+        # transformers declares the types of its loaders to no type checker
+        load: Callable[..., Any] = from_pretrained
+        self.model = load(UMT5EncoderModel, pretrained, subfolder, getattr(torch, dtype)).eval()
+        self.tokenizer = load(AutoTokenizer, pretrained, tokenizer, getattr(torch, dtype))
         self.most_tokens = most_tokens
 
     @cached_property
@@ -80,7 +82,9 @@ class Umt5Encoder(nn.Module):
     def _encode(self, prompt: str) -> Float[Tensor, "l d"]:
         tokens = self.tokenizer(prompt, return_tensors="pt").input_ids
         if tokens.shape[1] > self.most_tokens:
-            log.warning("a prompt of %d tokens is cut to %d: %.60s", tokens.shape[1], self.most_tokens, prompt)
+            log.warning(
+                "a prompt of %d tokens is cut to %d: %.60s", tokens.shape[1], self.most_tokens, prompt
+            )
             cut = {"truncation": True, "max_length": self.most_tokens}
             tokens = self.tokenizer(prompt, return_tensors="pt", **cut).input_ids
         return self.model(tokens.to(self.model.device)).last_hidden_state[0].float().cpu()

@@ -7,7 +7,9 @@ from benchmarks.memory import Grid, inputs, kept_bytes, main
 from scene4d.distributed.checkpointing import checkpoint_blocks
 from scene4d.networks import WanGridTransformer
 
-SIZES = dict(num_attention_heads=2, attention_head_dim=24, in_channels=4, text_dim=16, freq_dim=32, ffn_dim=64)
+SIZES = dict(
+    num_attention_heads=2, attention_head_dim=24, in_channels=4, text_dim=16, freq_dim=32, ffn_dim=64
+)
 GRID = Grid(views=2, frames=5, height=32, width=32)
 
 
@@ -41,7 +43,8 @@ def test_selective_checkpointing_keeps_what_the_table_says():
 
 
 @pytest.mark.parametrize(
-    "name, billions, gigabytes", [("wan2.1_1.3b", 1.419, 3.61), ("wan2.1_14b", 14.288, 21.21), ("wan2.2_5b", 5.000, 0)]
+    "name, billions, gigabytes",
+    [("wan2.1_1.3b", 1.419, 3.61), ("wan2.1_14b", 14.288, 21.21), ("wan2.2_5b", 5.000, 0)],
 )
 def test_published_sizes(name, billions, gigabytes, caplog):
     with caplog.at_level("INFO"):

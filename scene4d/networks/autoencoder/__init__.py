@@ -5,8 +5,16 @@ compute in float32, whatever the trainer's precision: latents are data, and pict
 """
 
 from scene4d.networks.autoencoder.fingerprint import autoencoder_fingerprint
+from scene4d.networks.autoencoder.frozen import frozen_autoencoder
 from scene4d.networks.autoencoder.grids import decode_grid, encode_grid
 from scene4d.networks.autoencoder.patch_autoencoder import PatchAutoencoder
 from scene4d.networks.autoencoder.wan_autoencoder import WanAutoencoder
 
-__all__ = ["PatchAutoencoder", "WanAutoencoder", "autoencoder_fingerprint", "decode_grid", "encode_grid"]
+__all__ = [
+    "PatchAutoencoder",
+    "WanAutoencoder",
+    "autoencoder_fingerprint",
+    "decode_grid",
+    "encode_grid",
+    "frozen_autoencoder",
+]

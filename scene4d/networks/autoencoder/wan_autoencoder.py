@@ -65,4 +65,6 @@ class WanAutoencoder(nn.Module):
         """Normalised latents -> video in [-1, 1]."""
         with torch.autocast(latents.device.type, enabled=False):
             raw = (latents.float() * self.std + self.mean).to(self.model.dtype)
-            return torch.cat([self.model.decode(part).sample.float() for part in raw.split(self.videos_at_once)])
+            return torch.cat(
+                [self.model.decode(part).sample.float() for part in raw.split(self.videos_at_once)]
+            )

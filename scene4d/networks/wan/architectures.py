@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import nn
 
 from scene4d.networks.wan.attention import FusedViewTimeProcessor
+from scene4d.networks.wan.base import WanBase
 from scene4d.networks.wan.parallel_block import ParallelBlock
 from scene4d.networks.wan.positions import (
     GridRotaryEmbedding,
@@ -36,7 +36,7 @@ class Architecture(Protocol):
     new: ClassVar[Sequence[str]]
     trainable: ClassVar[Sequence[str]]
 
-    def install(self, base: WanTransformer3DModel) -> None:
+    def install(self, base: WanBase) -> None:
         """Replaces layers of the base; its weights keep their names and values."""
 
 
@@ -54,9 +54,11 @@ class Fused:
     new: ClassVar[Sequence[str]] = ()
     trainable: ClassVar[Sequence[str]] = (r"\.attn1\.",)
 
-    def install(self, base: WanTransformer3DModel) -> None:
+    def install(self, base: WanBase) -> None:
         """Replaces the self-attention and the positions."""
-        base.rope = GridRotaryEmbedding(base.config.attention_head_dim, base.config.patch_size, self.positions)
+        base.rope = GridRotaryEmbedding(
+            base.config.attention_head_dim, base.config.patch_size, self.positions
+        )
         _set_self_attention(base, self.backend)
 
 
@@ -75,7 +77,7 @@ class Sequential:
     new: ClassVar[Sequence[str]] = (r"\.attn_view\.", r"\.project_view\.")
     trainable: ClassVar[Sequence[str]] = (r"\.attn1\.", r"\.attn_view\.", r"\.project_view\.")
 
-    def install(self, base: WanTransformer3DModel) -> None:
+    def install(self, base: WanBase) -> None:
         """Replaces the blocks and the positions."""
         _set_self_attention(base, self.backend)
         _set_rows_and_columns(base)
@@ -97,7 +99,7 @@ class Parallel:
     new: ClassVar[Sequence[str]] = (r"\.synchronize_(rows|columns)\.",)
     trainable: ClassVar[Sequence[str]] = (r"\.attn1\.", r"\.synchronize_(rows|columns)\.")
 
-    def install(self, base: WanTransformer3DModel) -> None:
+    def install(self, base: WanBase) -> None:
         """Replaces the blocks and the positions."""
         _set_self_attention(base, self.backend)
         _set_rows_and_columns(base)
@@ -105,7 +107,7 @@ class Parallel:
         base.blocks = nn.ModuleList(ParallelBlock(block, k == last) for k, block in enumerate(base.blocks))
 
 
-def _set_self_attention(base: WanTransformer3DModel, backend: str) -> None:
+def _set_self_attention(base: WanBase, backend: str) -> None:
     processors = {
         name: FusedViewTimeProcessor(backend) if ".attn1." in name else WanAttnProcessor()
         for name in base.attn_processors
@@ -113,5 +115,5 @@ def _set_self_attention(base: WanTransformer3DModel, backend: str) -> None:
     base.set_attn_processor(processors)
 
 
-def _set_rows_and_columns(base: WanTransformer3DModel) -> None:
+def _set_rows_and_columns(base: WanBase) -> None:
     base.rope = RowColumnRotaryEmbedding(base.config.attention_head_dim, base.config.patch_size)

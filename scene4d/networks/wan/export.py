@@ -25,7 +25,9 @@ from scene4d.networks.wan.model import WanGridTransformer
 log = logging.getLogger(__name__)
 
 
-def export(network: WanGridTransformer, folder: Path, adapter_only: bool = False, shard_size: str = "5GB") -> None:
+def export(
+    network: WanGridTransformer, folder: Path, adapter_only: bool = False, shard_size: str = "5GB"
+) -> None:
     """Writes a network's base, or its adapter alone; the folder appears whole or not at all.
 
     Adapters of a base that is written become part of its weights.
@@ -65,8 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_subclass_arguments(WanGridTransformer, "network", required=True)
-    parser.add_argument("--weights", type=list[str], required=True, help="safetensors files that training wrote")
-    parser.add_argument("--output", type=Path, required=True, help="a folder; transformer/ is written into it")
+    parser.add_argument(
+        "--weights", type=list[str], required=True, help="safetensors files that training wrote"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="a folder; transformer/ is written into it"
+    )
     parser.add_argument("--adapter_only", type=bool, default=False, help="write the LoRA adapter alone")
     parser.add_argument("--shard_size", type=str, default="5GB", help="size of the largest file")
     try:

@@ -15,15 +15,27 @@ Tokens = Float[Tensor, "b l d"]
 class GridBlock(WanTransformerBlock):
     """A block of the base whose layers and weights are taken over, with their names.
 
+    Attributes:
+        width: Channels of the tokens.
+
     Args:
         block: The base's block.
     """
 
-    def __init__(self, block: WanTransformerBlock) -> None:
+    def __init__(self, block: nn.Module) -> None:
         nn.Module.__init__(self)  # no weights are made that the base's would replace
         for name, layer in block.named_children():
             setattr(self, name, layer)
-        self.scale_shift_table = block.scale_shift_table
+        self.scale_shift_table = block.scale_shift_table  # type: ignore[assignment]  # a parameter
+        self.width: int = self.scale_shift_table.shape[-1]
+
+    def zero_linear(self, inputs: int) -> nn.Linear:
+        """A linear layer to the width of the tokens that starts at zero."""
+        like = self.scale_shift_table
+        layer = nn.Linear(inputs, self.width, device=like.device, dtype=self.ffn.net[-1].weight.dtype)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        return layer
 
     def along_rows(
         self, tokens: Tokens, text: Tokens, modulation: Float[Tensor, "b 6 d"], positions: RowColumnPositions
@@ -43,9 +55,9 @@ class GridBlock(WanTransformerBlock):
         self, videos: Tokens, text: Tokens, modulation: Float[Tensor, "b 6 d"], positions: GridPositions
     ) -> Tokens:
         count = len(videos) // len(text)
-        return super().forward(
-            videos, text.repeat_interleave(count, 0), modulation.repeat_interleave(count, 0), positions
-        )
+        text, modulation = text.repeat_interleave(count, 0), modulation.repeat_interleave(count, 0)
+        # diffusers types positions as a tensor, and hands them on to the self-attention as they are
+        return super().forward(videos, text, modulation, positions)  # type: ignore[arg-type]
 
 
 def rows_of(tokens: Tokens, grid: Grid) -> Tokens:

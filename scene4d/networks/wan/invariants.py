@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from diffusers import WanTransformer3DModel
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from scene4d.networks.wan.base import WanBase
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # shares of the output's standard deviation
 VIEWS, FRAMES, PATCHES = 2, 2, 2
@@ -23,17 +24,19 @@ class TinyInput(NamedTuple):
     text: Float[Tensor, "1 l d"]
 
 
-def tiny_input(base: WanTransformer3DModel, text_length: int) -> TinyInput:
+def tiny_input(base: WanBase, text_length: int) -> TinyInput:
     """Random numbers in the shapes that a base needs."""
     generator = torch.Generator().manual_seed(0)
-    frames, height, width = (count * p for count, p in zip((FRAMES, PATCHES, PATCHES), base.config.patch_size))
+    frames, height, width = (
+        count * p for count, p in zip((FRAMES, PATCHES, PATCHES), base.config.patch_size)
+    )
     shape = (1, VIEWS, frames, base.config.in_channels, height, width)
     text = torch.randn(1, text_length, base.config.text_dim, generator=generator)
     return TinyInput(torch.randn(shape, generator=generator), torch.tensor([0.5]), text)
 
 
 @torch.no_grad()
-def base_output(base: WanTransformer3DModel, given: TinyInput) -> Float[Tensor, "1 1 n z y x"]:
+def base_output(base: WanBase, given: TinyInput) -> Float[Tensor, "1 1 n z y x"]:
     """Returns what the base makes of a video, before any of its layers is replaced."""
     video = rearrange(given.latents[:, :1], "b 1 n z y x -> b z n y x")
     with torch.autocast(video.device.type, torch.bfloat16, enabled=base.dtype == torch.bfloat16):
@@ -60,10 +63,14 @@ def check_invariants(
         ValueError: Something does not hold; this release of diffusers may compute it in another way.
     """
     latents, sigmas, text = given
-    _compare(network(latents[:, :1], sigmas, text), expected, dtype, "one view is not what it makes of a video")
+    _compare(
+        network(latents[:, :1], sigmas, text), expected, dtype, "one view is not what it makes of a video"
+    )
     mask: Bool[Tensor, "1 v n"] = torch.zeros(latents.shape[:3], dtype=torch.bool)
     empty = network(latents, sigmas, text, latents.flip(-1), mask)
-    _compare(empty, network(latents, sigmas, text), dtype, "references change the output although none is given")
+    _compare(
+        empty, network(latents, sigmas, text), dtype, "references change the output although none is given"
+    )
 
 
 def _compare(ours: Tensor, expected: Tensor, dtype: torch.dtype, message: str) -> None:

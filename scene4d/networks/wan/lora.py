@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diffusers import WanTransformer3DModel
+from scene4d.networks.wan.base import WanBase
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LoRA:
     layers: str = r".*\.attn1\.(to_q|to_k|to_v|to_out\.0)"
     trainable: ClassVar[Sequence[str]] = (r"\.lora_[AB]\.",)
 
-    def install(self, base: WanTransformer3DModel) -> None:
+    def install(self, base: WanBase) -> None:
         """Puts the adapters into a base that has its weights.
 
         Raises:

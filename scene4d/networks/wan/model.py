@@ -106,7 +106,9 @@ class WanGridTransformer(nn.Module):
         self.adapter = adapter
         if pretrained is None:
             if adapter is not None:
-                raise ValueError("adapter: LoRA adapts a base that is trained, give its folder or hub id as pretrained")
+                raise ValueError(
+                    "adapter: LoRA adapts a base that is trained, give its folder or hub id as pretrained"
+                )
             self._replace_layers(reference_bias)
         else:
             given = tiny_input(self.base, self.text_length)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,13 +21,12 @@ class ParallelBlock(GridBlock):
         last: Whether it is the last block.
     """
 
-    def __init__(self, block: WanTransformerBlock, last: bool) -> None:
+    def __init__(self, block: nn.Module, last: bool) -> None:
         super().__init__(block)
-        output = block.attn1.to_out[0]
-        self.synchronize_rows = _zero_linear(output)
-        self.synchronize_columns = None if last else _zero_linear(output)
+        self.synchronize_rows = self.zero_linear(2 * self.width)
+        self.synchronize_columns = None if last else self.zero_linear(2 * self.width)
 
-    def forward(
+    def forward(  # type: ignore[override]  # positions of rows and columns
         self, tokens: Tokens, text: Tokens, modulation: Float[Tensor, "b 6 d"], positions: RowColumnPositions
     ) -> Tokens:
         """Updates both streams; arguments are those of the base's block."""
@@ -41,11 +39,3 @@ class ParallelBlock(GridBlock):
         if self.synchronize_columns is None:
             return rows
         return torch.cat([rows, columns + self.synchronize_columns(both)], 1)
-
-
-def _zero_linear(like: nn.Linear) -> nn.Linear:
-    width = like.out_features
-    layer = nn.Linear(2 * width, width, device=like.weight.device, dtype=like.weight.dtype)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 
-import torch
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -23,18 +20,13 @@ class SequentialBlock(GridBlock):
         block: The base's block.
     """
 
-    def __init__(self, block: WanTransformerBlock) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__(block)
-        output = block.attn1.to_out[0]
-        self.attn_view = deepcopy(block.attn1)
-        self.project_view = nn.Linear(
-            output.out_features, output.out_features, device=output.weight.device, dtype=output.weight.dtype
-        )
-        nn.init.zeros_(self.project_view.weight)
-        nn.init.zeros_(self.project_view.bias)
+        self.attn_view = deepcopy(self.attn1)
+        self.project_view = self.zero_linear(self.width)
         self._register_load_state_dict_pre_hook(_copy_attention)
 
-    def forward(
+    def forward(  # type: ignore[override]  # positions of rows and columns
         self, tokens: Tokens, text: Tokens, modulation: Float[Tensor, "b 6 d"], positions: RowColumnPositions
     ) -> Tokens:
         """Attends across views, then runs the base's block; arguments are those of the base's block."""

@@ -94,7 +94,8 @@ def test_one_layer_of_a_sequential_network_reaches_the_whole_grid():
 
 
 @pytest.mark.parametrize(
-    "architecture, new", [(Fused(), 0), (Sequential(), 2 * (4 * 48 * 49 + 2 * 48 + 48 * 49)), (Parallel(), 3 * 48 * 97)]
+    "architecture, new",
+    [(Fused(), 0), (Sequential(), 2 * (4 * 48 * 49 + 2 * 48 + 48 * 49)), (Parallel(), 3 * 48 * 97)],
 )
 def test_number_of_new_parameters(architecture, new):
     network = WanGridTransformer(**SIZES, architecture=architecture)

@@ -67,7 +67,9 @@ def test_wrong_input_writes_nothing(base, tmp_path):
     with pytest.raises(SystemExit, match="another architecture: 'base.blocks.0.attn1.to_q.weight'"):
         main([*arguments, "--weights", f"[{tmp_path}/other.safetensors]"])
     with pytest.raises(ValueError, match="Sequential has layers that diffusers does not know"):
-        export(WanGridTransformer(pretrained=str(base), architecture=Sequential()), tmp_path / "out/transformer")
+        export(
+            WanGridTransformer(pretrained=str(base), architecture=Sequential()), tmp_path / "out/transformer"
+        )
     with pytest.raises(ValueError, match="no LoRA adapter"):
         export(WanGridTransformer(pretrained=str(base)), tmp_path / "out/transformer", adapter_only=True)
     assert not (tmp_path / "out").exists()

@@ -277,6 +277,14 @@ def test_a_constant_rate_gives_every_frame_once(tmp_path, rate):
         )
 
 
+def test_every_frame_of_a_rate_that_trembles_can_be_read(tmp_path):
+    times = [round((k + 0.4 * (k % 2)) * TICKS / 30) for k in range(11)]
+    times[-1] = times[-2] + TICKS // 300  # the last frame comes early, and ends before 10 / 30 s
+    path = write(tmp_path / "a.mkv", dots(times), times, "ffv1", {})
+    info = video_info(path)
+    assert info.count == 11 and len(places(path, info.times(range(11)))) == 11
+
+
 def test_the_last_frame_stays_as_long_as_the_one_before(tmp_path):
     path = write(
         tmp_path / "a.mp4", dots(range(0, TICKS, TICKS // 10)), range(0, TICKS, TICKS // 10), "libx264"

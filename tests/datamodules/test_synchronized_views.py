@@ -96,6 +96,7 @@ def test_pictures_the_right_way_up_on_white_with_16_bits(tmp_path):
     assert (read_picture(tmp_path / "b.png") == 255).all()
     Image.fromarray(np.full((4, 4), 200 << 8, np.uint16)).save(tmp_path / "c.png")
     assert (read_picture(tmp_path / "c.png") == 200).all()
+    assert read_picture(tmp_path / "c.png").flags.writeable  # or torch warns of undefined behaviour
 
 
 def broken(tmp_path):
@@ -117,6 +118,11 @@ def broken_picture(tmp_path):
     (tmp_path / "1.png").write_bytes(b"no picture")
 
 
+def of_floats(tmp_path):
+    for name in ("0.tif", "1.tif"):
+        Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -125,6 +131,7 @@ def broken_picture(tmp_path):
         (mixed, "holds 2 videos and 1 pictures; it should hold one video per view"),
         (broken, "b.mp4' cannot be decoded"),
         (half_empty, "right' holds no picture"),
+        (of_floats, "0.tif' cannot be read: its pixels are floating-point numbers"),  # were black
         (broken_picture, "picture '.*1.png' cannot be read"),
     ],
 )

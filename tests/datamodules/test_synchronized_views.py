@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from datamodules import SynchronizedViews, read_views
-from datamodules.synchronized_views import read_picture
+from datamodules.synchronized_views import VideoView, read_picture
 from scene4d.sample_format import encode_video
 
 STEP = 8  # grey levels from one frame to the next
@@ -116,6 +116,12 @@ def half_empty(tmp_path):
 def broken_picture(tmp_path):
     picture(tmp_path / "0.png")
     (tmp_path / "1.png").write_bytes(b"no picture")
+
+
+def test_times_in_milliseconds_make_no_further_timestep(monkeypatch):
+    times = np.round(np.arange(15) / 12, 3)  # seems to last 1.251 s, which is more than 15 / 12
+    monkeypatch.setattr("datamodules.synchronized_views.frame_times", lambda path, until: times)
+    assert VideoView(None).count(12.0, 30) == 15
 
 
 def of_floats(tmp_path):

@@ -14,6 +14,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from scene4d.atomic import replacing
+from scene4d.networks.pretrained import why_unreadable
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def read_checkpoint(path: Path, mapped: bool = True) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # torch.load raises a dozen types
-        reason = str(error).strip().splitlines()[0]
+        reason = why_unreadable(error)
         raise ValueError(f"checkpoint {str(path)!r} is damaged or no checkpoint: {reason}") from error
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise ValueError(

@@ -25,6 +25,7 @@ MEANT = (
     "You have overridden `on_after_batch_transfer`",
     "The '.*_dataloader' does not have many workers",
     "Checkpoint directory .* exists and is not empty",
+    ".*callbacks used to create the checkpoint need to be provided",
 )
 
 

@@ -153,6 +153,7 @@ class LastCheckpoint(Checkpoint):
         loop.restarting = False
         trainer.validating = True
         loop.run()
+        loop._has_run = False  # or an epoch that ends here, and all later ones, would count as done
         trainer.training = True
 
     def _is_time(self, trainer: L.Trainer) -> bool:

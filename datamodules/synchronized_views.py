@@ -218,10 +218,12 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers, expected 8 or 16 bits")
             if image.mode.startswith("I"):
                 image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
             layer = image.convert("RGBA")
-            return np.asarray(
+            return np.array(  # torch warns of arrays that cannot be written
                 Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
             )
     except Exception as error:  # Pillow raises many types

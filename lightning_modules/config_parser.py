@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from inspect import isroutine
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
@@ -27,18 +28,21 @@ class ConfigParser(LightningArgumentParser):
         """Parses a command line.
 
         Raises:
-            ValueError: A file that it names is empty or no text; names it.
+            ValueError: A file that it names is empty, no text or no YAML, or a function is named in place of a class;
+                names it.
         """
         for argument in sys.argv[1:] if args is None else args:
             _check_file(Path(str(argument).rpartition("=")[2]))
-        return super().parse_args(args, *more, **kwargs)
+        config = super().parse_args(args, *more, **kwargs)
+        _refuse_functions("", config.as_dict())
+        return config
 
     def parse_path(self, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Namespace:
         """Parses a config file.
 
         Raises:
-            ValueError: The file or one that it names is empty or no text, or a setting of it would take the place of
-                others; names the file.
+            ValueError: The file or one that it names is empty, no text or no YAML, or a setting of it would take the
+                place of others; names the file.
         """
         if Path(path).is_file():  # not an address
             refuse_lost_settings(_check_file(Path(path)), Path(path).name)
@@ -65,13 +69,30 @@ def _check_file(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} is no config file: it holds no text") from error
-    with suppress(yaml.YAMLError):  # jsonargparse says what is wrong
+    try:
         content = yaml.safe_load(text)
-        if not content or isinstance(content, str):
-            raise ValueError(f"config file {str(path)!r} is empty or holds no settings")
-        for name in _texts(content):
-            _check_file(path.parent / name)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).replace(' in "<unicode string>",', " in").split())
+        raise ValueError(f"config file {str(path)!r} is no YAML: {reason}") from error
+    if not content or isinstance(content, str):
+        raise ValueError(f"config file {str(path)!r} is empty or holds no settings")
+    for name in _texts(content):
+        _check_file(path.parent / name)
     return text
+
+
+def _refuse_functions(key: str, value: object) -> None:
+    """Functions without a type would be called whatever they are, os.system included."""
+    if isinstance(value, (dict, list)):
+        for name, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_functions(f"{key}.{name}".lstrip("."), entry)
+        return
+    named = locate(value) if key.endswith(".class_path") and isinstance(value, str) else value
+    if isroutine(named) and "return" not in getattr(named, "__annotations__", {}):
+        path = f"{named.__module__}.{named.__qualname__}"
+        raise ValueError(
+            f"{key}: {path} is a function that does not say what it returns; name a class, or annotate it"
+        )
 
 
 def _texts(content: object) -> Iterator[str]:

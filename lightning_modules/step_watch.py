@@ -16,7 +16,7 @@ class StepWatch(L.Callback):
     """Stops a training on all ranks when a loss or the gradient is not finite, and logs how each step went.
 
     Logged are `train/learning_rate`, `train/gradient_norm` (before clipping) and the module's `step_figures`, every
-    `trainer.log_every_n_steps` steps.
+    `trainer.log_every_n_steps` steps; never if that is 0.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,8 @@ class StepWatch(L.Callback):
         number = trainer.global_step + 1
         self._divergence.gradient(norm, number, self._scaled)
         # Lightning gives the trainer this attribute without declaring it
-        if number % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and number % every == 0:
             figures = {
                 "train/learning_rate": optimizer.param_groups[0]["lr"],
                 "train/gradient_norm": norm.item(),

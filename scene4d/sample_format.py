@@ -88,12 +88,13 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
         `{"__key__": key, "meta.json": bytes, "view_00.mp4": bytes, ...}` for `webdataset.TarWriter`.
 
     Raises:
-        ValueError: The key holds a dot or slash, shapes disagree, or there are latents; names the key.
+        ValueError: The key holds a dot or slash, shapes disagree, there are latents, or `check_meta` refuses a value;
+            names the key.
     """
     _check(sample)
     v, t, h, w, _ = sample.images.shape
     still = t == 1
-    members = {"meta.json": b""}  # comes first in the shard
+    members: dict[str, Any] = {"meta.json": b""}  # comes first in the shard
     scale = 0.0
     if sample.depths is not None:
         scale = float(sample.depths.max()) / 65535 or 1.0
@@ -118,7 +119,9 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
         members["text.npy"] = _encode_array(sample.text)
     meta["crc32"] = {name: zlib.crc32(data) for name, data in members.items() if name != "meta.json"}
     members["meta.json"] = json.dumps(meta).encode()
-    return {"__key__": sample.key, **members}
+    encoded = {"__key__": sample.key, **members}
+    read_meta(encoded)  # what could not be read is not written
+    return encoded
 
 
 def add_latents(members: dict[str, bytes], latents: np.ndarray, autoencoder: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a user reads when the command line is wrong."""
 
+import json
 import re
 import resource
 import shlex
@@ -232,6 +233,7 @@ def test_a_schedule_needs_a_number_of_steps(tmp_path):
 @pytest.mark.parametrize("content, fault", [
     (b"", "is empty or holds no settings"), (b"\x95\xff\x00", "is no config file: it holds no text"),
     (b"# nothing\n", "is empty or holds no settings"), (b"just a text", "is empty or holds no settings"),
+    (b"a: [1,\n b: {", "is no YAML: while parsing a flow node expected the node content, but found"),
 ])  # fmt: skip
 @pytest.mark.parametrize("option", [
     ["--config"], [*DIFFUSION, "--data"], [*DIFFUSION, "--model.init_args.network"], ["named"],
@@ -248,6 +250,15 @@ def test_a_config_file_without_settings_is_named(tmp_path, content, fault, optio
         named = file
     line = told("fit", *option, str(named), "--print_config")
     assert str(file) in line and fault in line
+
+
+@pytest.mark.parametrize("option", ["network", "autoencoder", "optimizer", "lr_scheduler"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_functions_in_place_of_classes_are_refused_before_they_are_called(tmp_path, option, whole):
+    command = {"class_path": "os.system", "init_args": {"command": f"touch {tmp_path}/called"}}
+    value = json.dumps(command) if whole else "os.system"
+    line = told("fit", *DIFFUSION, f"--model.init_args.{option}", value, "--trainer.max_steps", "1")
+    assert "system" in line and option in line and not list(tmp_path.iterdir())
 
 
 def test_from_config_refuses_what_the_command_line_refuses(tmp_path):

@@ -78,7 +78,7 @@ class Colmap(PathWindows):
         w2c = np.eye(4)
         w2c[:3] = image.cam_from_world().matrix()
         lens = None if camera.model.name in PINHOLES else partial(_distort, camera=camera, matrix=matrix)
-        frames = image_files([picture], Shape(camera.width / camera.height))
+        frames = image_files([picture], Shape.of(camera.width, camera.height))
         return PosedView(str(picture), np.linalg.inv(w2c), intrinsics, frames, distortion=lens)
 
 

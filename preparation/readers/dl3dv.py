@@ -21,7 +21,6 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from preparation.readers.picture_shape import Shape
 from preparation.readers.posed_views import OPENGL_TO_OPENCV, PosedView, find_folders, image_files
 from preparation.readers.transforms import Values, distortion, intrinsics, merged
 from preparation.readers.windows import PathWindows, option
@@ -76,9 +75,9 @@ class DL3DV(PathWindows):
     def _view(self, scene: Path, values: Values, name: str) -> PosedView:
         """`name` is the picture's path in the file."""
         picture = self._picture(scene, name)
-        matrix, aspect = intrinsics(values, lambda: _full_size(scene, name, picture, values))
+        matrix, shape = intrinsics(values, lambda: _full_size(scene, name, picture, values))
         c2w = np.array(values["transform_matrix"], float).reshape(4, 4) @ OPENGL_TO_OPENCV
-        frames = image_files([picture], Shape(aspect))
+        frames = image_files([picture], shape)
         return PosedView(str(picture), c2w, matrix, frames, distortion=distortion(values))
 
     def _picture(self, scene: Path, name: str) -> Path:

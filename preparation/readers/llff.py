@@ -97,4 +97,4 @@ def _camera(row: Float[ndarray, "3 5"]) -> Camera:
     c2w = np.eye(4)
     c2w[:3] = np.stack([right, down, -backward, place], axis=1)
     intrinsics = normalised_intrinsics((focal, focal), (width / 2, height / 2), width, height)
-    return c2w, intrinsics, Shape(width / height)
+    return c2w, intrinsics, Shape.of(width, height)

@@ -22,6 +22,11 @@ class Shape:
     aspect: float
     tolerance: float = 0.0
 
+    @classmethod
+    def of(cls, width: float, height: float) -> Shape:
+        """Shape of a camera whose pictures had that size, each side rounded up or down from those of larger ones."""
+        return cls(width / height, 1 / width + 1 / height)
+
     def fits(self, width: int, height: int) -> bool:
         """Tells whether the sides are those of a scaled picture, each rounded up or down."""
         rounding = 1 + self.aspect

@@ -1,7 +1,9 @@
 """Whether the cameras of a rig run at the same time: what moves, moves in all views at once.
 
 The motion energy of a view is how much its picture changes from frame to frame. Its bursts come at the same instants
-in all views, even from opposite sides, so a camera that is late shows as a shift that makes them agree.
+in all views, even from opposite sides, so a camera that is late shows as a shift that makes them agree. Among many
+shifts of a few dozen frames, unrelated motion agrees under one by chance; how often, motion of the same spectrum with
+random phases tells (J. Theiler et al., Testing for nonlinearity in time series: the method of surrogate data, 1992).
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ TREND = 15  # frames over which the mean is subtracted, so that bursts count and
 FEWEST = 17  # frames that can be judged
 AGREEMENT = 0.5  # least correlation of a view that was shifted with the others
 GAIN = 0.15  # of the correlation, by the shift
+SURROGATES = 1000  # random motions that a view which seems late is compared with
+CHANCE = 0.01  # share of them that may agree with the other views as well as it does
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,14 @@ def late_view(images: UInt8[ndarray, "v t h w 3"]) -> LateView | None:
     if len(images) < 2 or images.shape[1] < FEWEST:
         return None
     bursts = np.stack([_bursts(view) for view in images])
-    lags = np.arange(-(images.shape[1] // 4), images.shape[1] // 4 + 1)
+    most = images.shape[1] // 4
     late = []
     for view, own in enumerate(bursts):
-        others = np.delete(bursts, view, axis=0)
-        curve = [np.mean([_correlation(own, other, lag) for other in others]) for lag in lags]
+        curve = _agreement(own[None], np.delete(bursts, view, axis=0), most)[0]
         best = int(np.argmax(curve))
-        late.append(LateView(view, int(lags[best]), float(curve[best]), float(curve[len(lags) // 2])))
+        late.append(LateView(view, best - most, float(curve[best]), float(curve[most])))
     clear = [x for x in late if x.frames and x.shifted >= AGREEMENT and x.shifted - x.unshifted >= GAIN]
+    clear = [x for x in clear if not _is_chance(x, bursts, most)]
     return max(clear, key=lambda x: x.shifted - x.unshifted, default=None)
 
 
@@ -65,10 +69,23 @@ def _bursts(view: UInt8[ndarray, "t h w 3"]) -> Float[ndarray, " n"]:
     return energy - np.convolve(padded, np.full(TREND, 1 / TREND), "valid")
 
 
-def _correlation(late: Float[ndarray, " n"], other: Float[ndarray, " n"], lag: int) -> float:
-    """Correlates `late` at t + lag with `other` at t."""
-    count = len(late)
-    pair = np.stack([late[max(lag, 0) : count + min(lag, 0)], other[max(-lag, 0) : count - max(lag, 0)]])
-    pair = pair - pair.mean(1, keepdims=True)
-    norm = np.sqrt((pair**2).sum(1).prod())
-    return float(pair.prod(0).sum() / norm) if norm > 1e-9 else 0.0
+def _is_chance(late: LateView, bursts: Float[ndarray, "v n"], most: int) -> bool:
+    """Tells whether random motion with the spectrum of a view often agrees as well under its own best shift."""
+    spectrum = np.abs(np.fft.rfft(bursts[late.view]))
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, (SURROGATES, len(spectrum)))
+    surrogates = np.fft.irfft(spectrum * np.exp(1j * phases), bursts.shape[1])
+    best = _agreement(surrogates, np.delete(bursts, late.view, axis=0), most).max(1)
+    return float((best >= late.shifted).mean()) > CHANCE
+
+
+def _agreement(
+    late: Float[ndarray, "s n"], others: Float[ndarray, "v n"], most: int
+) -> Float[ndarray, "s lags"]:
+    """Mean correlation of every `late` at t + lag with the others at t, for lags from -`most` to `most`."""
+    count, means = late.shape[1], []
+    for lag in range(-most, most + 1):
+        one, two = late[:, max(lag, 0) : count + min(lag, 0)], others[:, max(-lag, 0) : count - max(lag, 0)]
+        one, two = one - one.mean(1, keepdims=True), two - two.mean(1, keepdims=True)
+        norms = np.outer(np.linalg.norm(one, axis=1), np.linalg.norm(two, axis=1))
+        means.append(np.divide(one @ two.T, norms, out=np.zeros_like(norms), where=norms > 1e-9).mean(1))
+    return np.stack(means, axis=1)

@@ -14,6 +14,7 @@ from functools import partial
 from jaxtyping import Float
 from numpy import ndarray
 
+from preparation.readers.picture_shape import Shape
 from preparation.readers.posed_views import normalised_intrinsics
 from preparation.rendering.lens import Distortion, distort, distort_fisheye
 
@@ -43,8 +44,8 @@ def merged(meta: Values, frame: Values) -> dict[str, object]:
     return {**shared, **partly, **frame}
 
 
-def intrinsics(values: Values, stored: Callable[[], tuple[int, int]]) -> tuple[Float[ndarray, "3 3"], float]:
-    """Returns intrinsics divided by the width and height, and the aspect, width over height.
+def intrinsics(values: Values, stored: Callable[[], tuple[int, int]]) -> tuple[Float[ndarray, "3 3"], Shape]:
+    """Returns intrinsics divided by the width and height, and the shape of the camera's pictures.
 
     Without `fl_y`, pixels are square; without `cx` and `cy`, the principal point is the middle.
 
@@ -62,7 +63,7 @@ def intrinsics(values: Values, stored: Callable[[], tuple[int, int]]) -> tuple[F
         raise ValueError("expected a key 'fl_x' or 'camera_angle_x'")
     down = _focal(values, "y", h) or across
     centre = (_number(values, "cx", w / 2), _number(values, "cy", h / 2))
-    return normalised_intrinsics((across, down), centre, w, h), w / h
+    return normalised_intrinsics((across, down), centre, w, h), Shape.of(w, h)
 
 
 def distortion(values: Values) -> Distortion | None:

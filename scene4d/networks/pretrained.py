@@ -80,6 +80,14 @@ def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
         raise ValueError(f"{what}: {counted}, the first is {broken[0]!r}")
 
 
+def why_unreadable(error: Exception) -> str:
+    """Why torch.load failed, in one line, without torch's advice to unpickle whatever is there."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if not reason.startswith("Weights only load failed"):
+        return reason
+    return "it holds something other than plain values and tensors, and nothing else is ever unpickled"
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a `.safetensors` or PyTorch file without unpickling anything but tensors.
 
@@ -95,7 +103,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return from_eight_bits(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors raises its own Rust types, torch.load a dozen
-        raise ValueError(f"weights file {str(path)!r} cannot be read: {error}") from error
+        raise ValueError(f"weights file {str(path)!r} cannot be read: {why_unreadable(error)}") from error
     if isinstance(content, dict) and "pytorch-lightning_version" in content:
         content = network_weights(content)
     if isinstance(content, dict):

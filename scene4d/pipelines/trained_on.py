@@ -40,29 +40,32 @@ class TrainedOn:
         self._said: set[str] = set()
 
     def warn(self, batch: SceneBatch) -> None:
-        """Says once in one line how a batch differs from the training data; the result may be worse for it."""
-        found = "; ".join(self.differences(batch))
-        if found and found not in self._said:
-            self._said.add(found)
-            log.warning("the weights were trained on other inputs, expect a worse result: %s", found)
+        """Says in one line how a batch differs from the training data, for which the result may be worse.
 
-    def differences(self, batch: SceneBatch) -> list[str]:
-        """How a batch differs from the training data, in phrases; empty if it does not."""
+        Each kind of difference is said once, with the values of the first batch that has it.
+        """
+        found = self.differences(batch)
+        if new := [phrase for kind, phrase in found.items() if kind not in self._said]:
+            self._said |= found.keys()
+            log.warning("the weights were trained on other inputs, expect a worse result: %s", "; ".join(new))
+
+    def differences(self, batch: SceneBatch) -> dict[str, str]:
+        """How a batch differs from the training data, one phrase per kind of difference; empty if it does not."""
         _, views, frames, _, height, width = batch.images.shape
-        found = []
+        found = {}
         if (height, width) != (self.size, self.size):
-            found.append(f"images of {height} x {width} pixels, trained on {self.size} x {self.size}")
+            found["size"] = f"images of {height} x {width} pixels, trained on {self.size} x {self.size}"
         for what, count, known in (("views", views, self.views), ("frames", frames, self.frames)):
             if known and count not in known:
-                found.append(f"{count} {what}, trained on {' or '.join(map(str, known))}")
+                found[what] = f"{count} {what}, trained on {' or '.join(map(str, known))}"
         rate = frame_rate(batch)
         if self.fps is not None and rate is not None and abs(rate / self.fps - 1) > SAME_RATE:
-            found.append(f"{rate:.3g} frames a second, trained on {self.fps:g}")
+            found["rate"] = f"{rate:.3g} frames a second, trained on {self.fps:g}"
         colour = plain_background(batch)
         if self.background is not None and colour is not None:
             if (colour - colour.new_tensor(self.background)).abs().max() > SAME_COLOUR:
                 here, there = (_levels(x) for x in (colour, torch.tensor(self.background)))
-                found.append(f"a plain background of colour {here}, trained on {there} only")
+                found["background"] = f"a plain background of colour {here}, trained on {there} only"
         return found
 
 

@@ -37,7 +37,14 @@ def _available_threads() -> int:
 
 
 def use_torch_threads() -> int:
-    """Lets the kernels run on as many threads as torch does, and returns that number."""
-    threads = max(1, min(torch.get_num_threads(), _available_threads()))
+    """Lets the kernels run on as many threads as torch does, and returns that number.
+
+    Numba's first call starts its threads, and with them sets the number for all of OpenMP, torch included: sums in
+    other orders would round otherwise from then on, and a resumed run would differ. Torch gets its number back.
+    """
+    wanted = torch.get_num_threads()
+    threads = max(1, min(wanted, _available_threads()))
     numba.set_num_threads(threads)
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
     return threads

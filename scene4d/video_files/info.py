@@ -44,8 +44,11 @@ def video_info(path: str | Path) -> VideoInfo:
 
 
 def _constant_rate(times: Float[np.ndarray, " t"], nominal: float) -> float:
-    """The nominal rate, if it comes within half a frame everywhere, otherwise the mean."""
+    """The nominal rate, if it is never half a frame off and its last frame is within the video, otherwise the mean."""
     off = np.abs(times * nominal - np.arange(len(times)))
-    if len(times) < 2 or times[-1] <= 0 or off.max() < 0.5:
+    if len(times) < 2 or times[-1] <= 0:
+        return nominal
+    end = 2 * times[-1] - times[-2]  # the last frame stays as long as the one before
+    if off.max() < 0.5 and (len(times) - 1) / nominal <= end:
         return nominal
     return float((len(times) - 1) / times[-1])

@@ -42,7 +42,10 @@ BROKEN = {
     "lost": (lambda path: path.write_bytes(bytes(5000)), "is no checkpoint, or its content was lost"),
     "text": (lambda path: path.write_text("weights"), "is no checkpoint"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(Command())), "is no checkpoint"),
-    "archive": (lambda path: torch.save(Command(), path), "is damaged or no checkpoint"),
+    "archive": (
+        lambda path: torch.save(Command(), path),
+        "is damaged or no checkpoint: it holds something other",
+    ),
     "dictionary": (lambda path: torch.save(CONTENT["state_dict"], path), "is not one that `fit` has written"),
     "safetensors": (weights, "is no checkpoint"),
 }

@@ -81,15 +81,25 @@ def handlers():
 
 
 def fit(
-    root, steps=8, at=None, what=signal.SIGTERM, resume=None, every=None, batches=1, more=(), logger=False
+    root,
+    steps=8,
+    at=None,
+    what=signal.SIGTERM,
+    resume=None,
+    every=None,
+    batches=1,
+    more=(),
+    logger=False,
+    **options,
 ):
     torch.manual_seed(0)
     model = Line(at, what)
+    options = {"val_check_interval": 4, "check_val_every_n_epoch": None} | options
     trainer = L.Trainer(
-        default_root_dir=root, max_steps=steps, accelerator="cpu", devices=1, logger=logger, val_check_interval=4,
-        check_val_every_n_epoch=None, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        accumulate_grad_batches=batches, plugins=[WholeCheckpoints()], log_every_n_steps=1,
-        callbacks=[ExponentialMovingAverage(0.5), LastCheckpoint(every_n_train_steps=every), *more],
+        default_root_dir=root, max_steps=steps, accelerator="cpu", devices=1, logger=logger, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, accumulate_grad_batches=batches,
+        plugins=[WholeCheckpoints()], log_every_n_steps=1,
+        callbacks=[ExponentialMovingAverage(0.5), LastCheckpoint(every_n_train_steps=every), *more], **options,
     )  # fmt: skip
     leave_signals_alone(trainer)
     trainer.fit(model, Endless(), DataLoader(torch.ones(4, 3), batch_size=2), ckpt_path=resume)
@@ -136,6 +146,23 @@ def test_a_signal_ends_with_its_status_and_the_run_goes_on_exactly(
     assert model.validated == [k for k in (4, 8) if k > step or (due and k == step)]
     same_weights(model, whole[1])
     assert [p.name for p in last(tmp_path).parent.iterdir()] == ["last.ckpt"]
+
+
+EPOCHS = {"limit_train_batches": 3, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("length", [{"steps": -1, "max_epochs": 3}, {"steps": 8}], ids=["epochs", "steps"])
+@pytest.mark.parametrize("moment", [("train", 2), ("val", 3), ("val", 6)])
+def test_a_validation_at_the_end_of_an_epoch_is_repeated_and_the_next_epochs_come(tmp_path, length, moment):
+    _, whole = fit(tmp_path / "whole", **length, **EPOCHS)
+    with pytest.raises(Interrupted):
+        fit(tmp_path, at=moment, **length, **EPOCHS)
+    stop_by_signal()
+    trainer, model = fit(tmp_path, resume=last(tmp_path), **length, **EPOCHS)
+    assert trainer.global_step == (9 if "max_epochs" in length else 8)
+    assert model.validated == [k for k in whole.validated if k >= moment[1]]
+    same_weights(model, whole)
 
 
 @pytest.mark.filterwarnings("ignore")

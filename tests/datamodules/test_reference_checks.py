@@ -8,7 +8,7 @@ import torch
 import webdataset as wds
 
 from datamodules import ReferenceVideos, read_references
-from datamodules.reference_checks import shared_frame_psnr, still_share
+from datamodules.reference_checks import movement_hint, shared_frame_psnr, still_share
 from scene4d.sample_format import decode_sample, encode_video
 
 SHARDS = "assets/small/shards"
@@ -80,6 +80,15 @@ def test_a_fixed_view_whose_every_pixel_moves_is_warned_of(tmp_path, caplog):
     read_references(*videos(tmp_path, noise, noise[:4], crf=6))
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("does the camera of '") and "% of its pixels stand still" in line
+
+
+def test_a_little_more_that_stands_still_in_the_freeze_time_video_says_nothing():
+    """Water, trees and smoke move all over a fixed view."""
+    fixed, freeze = torch.zeros(2, 3, 10, 10), torch.zeros(2, 3, 10, 10)
+    fixed[1, :, :5], freeze[1, :, :3] = 1, 1  # 50% and 70% stand still
+    assert movement_hint(fixed, freeze, ("a", "b")) == ""
+    freeze[1] = 0
+    assert movement_hint(fixed, freeze, ("a", "b")).startswith("are the two videos swapped?")
 
 
 def test_larger_pictures_are_compared_at_64_pixels():

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from datamodules import SynchronizedViews, read_views
-from datamodules.synchronized_views import read_picture
+from datamodules.synchronized_views import VideoView, read_picture
 from scene4d.sample_format import encode_video
 
 STEP = 8  # grey levels from one frame to the next
@@ -96,6 +96,7 @@ def test_pictures_the_right_way_up_on_white_with_16_bits(tmp_path):
     assert (read_picture(tmp_path / "b.png") == 255).all()
     Image.fromarray(np.full((4, 4), 200 << 8, np.uint16)).save(tmp_path / "c.png")
     assert (read_picture(tmp_path / "c.png") == 200).all()
+    assert read_picture(tmp_path / "c.png").flags.writeable  # or torch warns of undefined behaviour
 
 
 def broken(tmp_path):
@@ -117,6 +118,17 @@ def broken_picture(tmp_path):
     (tmp_path / "1.png").write_bytes(b"no picture")
 
 
+def test_times_in_milliseconds_make_no_further_timestep(monkeypatch):
+    times = np.round(np.arange(15) / 12, 3)  # seems to last 1.251 s, which is more than 15 / 12
+    monkeypatch.setattr("datamodules.synchronized_views.frame_times", lambda path, until: times)
+    assert VideoView(None).count(12.0, 30) == 15
+
+
+def of_floats(tmp_path):
+    for name in ("0.tif", "1.tif"):
+        Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -125,6 +137,7 @@ def broken_picture(tmp_path):
         (mixed, "holds 2 videos and 1 pictures; it should hold one video per view"),
         (broken, "b.mp4' cannot be decoded"),
         (half_empty, "right' holds no picture"),
+        (of_floats, "0.tif' cannot be read: its pixels are floating-point numbers"),  # were black
         (broken_picture, "picture '.*1.png' cannot be read"),
     ],
 )

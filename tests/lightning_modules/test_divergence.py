@@ -177,6 +177,13 @@ def test_learning_rate_and_gradient_norm_are_logged(tmp_path):
     assert rows[0]["train/gradient_norm"] == pytest.approx(2 * 2**0.5 * abs(weight + bias), rel=1e-3)
 
 
+def test_without_an_interval_nothing_is_logged(tmp_path):
+    logger, logged = CSVLogger(tmp_path), []
+    logger.log_metrics = lambda metrics, step=None: logged.append(metrics)
+    trainer(tmp_path, steps=2, logger=logger, log_every_n_steps=0).fit(Faulty(), scenes())
+    assert not any("train/gradient_norm" in metrics for metrics in logged)
+
+
 @pytest.mark.parametrize("strategy", ["ModelParallelStrategy", "FSDPStrategy"])
 def test_strategies_whose_ranks_would_train_apart_are_refused(strategy):
     module, made = Faulty(), type(strategy, (), {})()

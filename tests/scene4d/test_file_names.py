@@ -23,6 +23,10 @@ def test_hostile_names_stay_in_the_folder(tmp_path, name):
     assert safe.split(".")[0].lower() not in ("con", "nul", "lpt1")
 
 
+def test_long_names_that_differ_in_replaced_characters_stay_different():
+    assert safe_name("x" * 200 + "/") != safe_name("x" * 200 + ":")
+
+
 @pytest.mark.parametrize(
     "name", ["objects_000012", "scene-3.b", "objects-val-0-000006", "Straße 7", "場面", "a=1,b"]
 )

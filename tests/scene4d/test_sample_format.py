@@ -132,11 +132,19 @@ def posed(**changes) -> SceneSample:
         ("fps", float("inf"), "fps must be a positive number, is inf"),
         ("c2w", 7 * posed().c2w, "rotations are not orthonormal"),
         ("intrinsics", -posed().intrinsics, "focal lengths"),
+        (
+            "intrinsics",
+            1e-9 * posed().intrinsics + np.diag([0, 0, 1.0]),
+            "no pinhole camera",
+        ),  # 0 in the file
+        ("caption", None, "caption must be text, is None"),
+        ("depths", None, "depth_scale must be a positive number, is 0.0"),  # with depth_frames [0]
+        ("depth_frames", [0, 0], "depths must be"),
         ("depths", np.full((2, 1, 16, 16), -1, np.float32), "depths must be finite and at least 0"),
         ("depths", np.full((2, 1, 16, 16), np.nan, np.float32), "depths must be finite and at least 0"),
     ],
 )
 def test_what_would_be_damage_is_never_written(name, value, message):
     encode_sample(posed())
-    with pytest.raises(ValueError, match=f"^a: .*{message}"):
+    with pytest.raises(ValueError, match=f"^(a|sample 'a'): .*{message}"):
         encode_sample(posed(**{name: value}))

@@ -1,6 +1,7 @@
 """Right colours, right way up, round circles, right moments: whatever a video file says of itself."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from scene4d.sample_format import decode_video, encode_video
 from scene4d.video_files import frame_times, read_frames, video_info
+from scene4d.video_files.frames import _nearest
+from scene4d.video_files.streams import Shown, decoded
 from scene4d.video_files.upright import square_pixels
 from scene4d.visualization import write_video
 
@@ -275,6 +278,28 @@ def test_a_constant_rate_gives_every_frame_once(tmp_path, rate):
         assert info.count == 40 and places(path, info.times(range(40))) == pytest.approx(
             [8 + 60 * t / TICKS for t in times], abs=0.6
         )
+
+
+def test_every_frame_of_a_rate_that_trembles_can_be_read(tmp_path):
+    times = [round((k + 0.4 * (k % 2)) * TICKS / 30) for k in range(11)]
+    times[-1] = times[-2] + TICKS // 300  # the last frame comes early, and ends before 10 / 30 s
+    path = write(tmp_path / "a.mkv", dots(times), times, "ffv1", {})
+    info = video_info(path)
+    assert info.count == 11 and len(places(path, info.times(range(11)))) == 11
+
+
+def test_the_earlier_of_two_frames_that_are_as_near_is_taken(monkeypatch):
+    shown = [Shown(time, k, None, None) for k, time in enumerate((0.0, 0.1, 0.2))]
+    monkeypatch.setattr("scene4d.video_files.frames._of_one_size", lambda path: iter(shown))
+    found = _nearest("a.mp4", [0.05, 0.0501, 0.15])
+    assert [frame.number for frame in found] == [0, 1, 1]
+
+
+def test_times_that_go_back_stand_still(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mp4", dots([0]), [0], "libx264", {})
+    frames = [SimpleNamespace(time=time) for time in (1.0, 1.2, 1.1, 1.3)]
+    monkeypatch.setattr("scene4d.video_files.streams._frames", lambda container, stream: iter(frames))
+    assert [shown.time for shown in decoded(path)] == pytest.approx([0, 0.2, 0.2, 0.3])
 
 
 def test_the_last_frame_stays_as_long_as_the_one_before(tmp_path):

@@ -59,3 +59,8 @@ def test_one_clock_for_all_videos():
     way = Orientation(4, 4)
     assert common_clock([VideoInfo(60, 30, way), VideoInfo(59, 29.97, way)]) == (59, 29.97)
     assert common_clock([VideoInfo(60, 30, way), VideoInfo(20, 20, way)]) == (20, 20)
+
+
+def test_rates_that_are_rounded_cost_no_frame():
+    way = Orientation(4, 4)
+    assert common_clock([VideoInfo(60, 60.001, way), VideoInfo(30, 30.0, way)]) == (30, 30.0)

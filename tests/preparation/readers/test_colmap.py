@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from miniature import CENTRE, FOCAL, SIZE, arc, draw, prove, read
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from preparation.readers.colmap import Colmap
+from preparation.readers.colmap import Colmap, _with_poses
+from preparation.readers.picture_shape import Shape
 
 pytest.importorskip("pycolmap")
 WINDOW = ("--size", "96", "--views", "4", "--windows", "1")
@@ -118,6 +120,22 @@ def test_pictures_of_another_size_fit_and_of_another_shape_do_not(tmp_path, reco
         "001.png: is 120x120, 1 times as wide as high, but its camera's pictures are 1.333" in skipped["cut"]
     )
     assert "as if one of them were turned" in skipped["turned"]
+
+
+@pytest.mark.parametrize("size", [(4946, 3286), (1557, 1038), (5187, 3361), (3024, 4032), (1957, 1091)])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_copies_of_any_size_fit_whether_camera_or_picture_is_the_smaller_one(size, factor):
+    """A model that was made of `images_8` was refused with the pictures that these are copies of."""
+    for width in (size[0] // factor, -(-size[0] // factor)):
+        for height in (size[1] // factor, -(-size[1] // factor)):
+            assert Shape.of(width, height).fits(*size) and Shape.of(*size).fits(width, height)
+            assert not Shape.of(width, height).fits(size[0], round(0.97 * size[1]))
+
+
+def test_pictures_without_a_pose_are_left_out():
+    """COLMAP's text and binary files hold registered pictures only; its database, read by others, holds all."""
+    posed, unposed = SimpleNamespace(has_pose=True), SimpleNamespace(has_pose=False)
+    assert _with_poses(SimpleNamespace(images={1: posed, 2: unposed})) == [posed]
 
 
 def with_orientation(number):

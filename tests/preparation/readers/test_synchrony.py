@@ -62,6 +62,20 @@ def test_no_alarm_without_reason(images):
     assert late_view(images) is None
 
 
+def test_unrelated_motion_agrees_by_chance_and_raises_no_alarm():
+    """Two or three short views whose energies rise and fall as slowly as those of people do."""
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for views, frames in [(2, 17), (2, 29), (3, 29), (4, 17)] * 25:
+        jumps = rng.random((views, frames + 4))
+        level = np.stack([np.convolve(x, np.ones(5), "valid") for x in jumps])  # v t
+        images = np.where(np.arange(frames) % 2, level * 30, 0)[..., None, None, None]
+        alarms += (
+            late_view(np.broadcast_to(images + 50, (views, frames, 2, 2, 3)).astype(np.uint8)) is not None
+        )
+    assert alarms <= 6  # of 100; 50 where chance is not ruled out
+
+
 @pytest.mark.parametrize("shard", ["objects-val", "physics-val", "capture-val"])
 def test_no_alarm_on_committed_shards_and_three_frames_are_found(shard, record_property):
     samples = [decode_sample(members, depth=False) for members in read_shard(f"{SHARDS}/{shard}-000000.tar")]

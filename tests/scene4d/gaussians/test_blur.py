@@ -46,6 +46,16 @@ def as_other_viewers(path, size: int, closer: float = 1.0) -> torch.Tensor:
     return alphas[0, :, :, 0]
 
 
+def test_pixels_that_are_not_square_blur_by_their_geometric_mean():
+    gaussians, cameras = wall()
+    cameras.intrinsics = cameras.intrinsics.clone()
+    cameras.intrinsics[:, 1, 0, 0] = 4 * FOCAL  # of the second view alone
+    added = (with_blur(gaussians, cameras).scales.square() - gaussians.scales.square())[0, 0, :, 0]
+    wide, narrow = added.chunk(2)
+    assert torch.allclose(wide, torch.tensor(LOW_PASS * (DEPTH / FOCAL) ** 2), rtol=1e-3)
+    assert torch.allclose(narrow, wide / 4, rtol=1e-3)
+
+
 def test_files_cover_the_same_at_every_size_and_distance(tmp_path):
     gaussians, cameras = wall()
     write_ply(tmp_path / "thin.ply", gaussians[0, 0])

@@ -108,3 +108,12 @@ def test_a_source_of_nothing_but_useless_scenes_ends_training():
     for _ in range(300):
         good.of(batch)
     assert good.left_out == {"objects": 300}
+
+
+def test_only_input_views_tell_the_unit_of_length():
+    batch = make_batch(b=1, t=1)
+    assert why_useless(batch) == [""]
+    batch.depths[:, : batch.inputs] = 0  # the target keeps its depth and its place
+    batch.cameras.c2w[:, : batch.inputs, :3, 3] = torch.tensor([3.0, 1.0, 2.0])
+    (why,) = why_useless(batch)
+    assert "share one place" in why

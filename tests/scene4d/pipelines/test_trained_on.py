@@ -36,6 +36,7 @@ def test_what_was_trained_on_is_not_worth_a_word(frames, caplog):
         ({"views": 8}, "8 views, trained on 4"),
         ({"frames": 29}, "29 frames, trained on 9 or 17"),
         ({"fps": 30.0}, "30 frames a second, trained on 12"),
+        ({"fps": 6.0}, "6 frames a second, trained on 12"),
         (
             {"background": (230 / 255, 230 / 255, 1.0)},
             r"a plain background of colour \(230, 230, 255\), trained on \(255, 255, 255\) only",
@@ -47,7 +48,7 @@ def test_each_difference_is_said_once(change, message, caplog):
     trained.warn(grid(**change)), trained.warn(grid(**change))
     (record,) = caplog.records
     assert record.getMessage().startswith("the weights were trained on other inputs, expect a worse result: ")
-    (found,) = trained.differences(grid(**change))
+    (found,) = trained.differences(grid(**change)).values()
     assert found == message.replace("\\", "")
 
 
@@ -57,12 +58,24 @@ def test_many_differences_are_one_line(caplog):
     assert "images of 32 x 32" in record.getMessage() and "; 2 views" in record.getMessage()
 
 
+def test_a_hundred_scenes_of_one_kind_are_one_line(caplog):
+    trained = TrainedOn(64, [4], [17], 12, WHITE)
+    for k in range(5):
+        trained.warn(grid(fps=24 + k / 10, background=(0.5 + k / 50, 0.5, 0.5)))
+    trained.warn(grid(fps=24, views=2))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "24 frames a second" in first and "a plain background" in first
+    assert second.endswith(": 2 views, trained on 4")
+
+
 def test_only_what_is_stated_counts():
-    assert TrainedOn(64).differences(grid(8, 29, 64, 50.0, (0.0, 0.5, 0.0))) == []
+    assert TrainedOn(64).differences(grid(8, 29, 64, 50.0, (0.0, 0.5, 0.0))) == {}
 
 
 def test_a_picture_that_is_filled_has_no_plain_background():
     batch = grid()
+    assert plain_background(batch).tolist() == [1, 1, 1]
+    batch.images[..., :6, :6] = 0.2  # an object that touches a corner
     assert plain_background(batch).tolist() == [1, 1, 1]
     batch.images[..., ::2] = 0.2
     assert plain_background(batch) is None

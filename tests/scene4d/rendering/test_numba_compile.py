@@ -1,5 +1,10 @@
 """Kernels compile where no cache directory can be written, and follow torch's thread count."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numba
 import numpy as np
 import torch
@@ -30,3 +35,15 @@ def test_threads_follow_torch():
     finally:
         torch.set_num_threads(before)
     assert use_torch_threads() == min(before, numba.config.NUMBA_NUM_THREADS)
+
+
+def test_the_first_kernel_leaves_torch_its_threads():
+    """Numba starts its threads at its first call, with their number for all of OpenMP; a resumed run would differ."""
+    code = "import torch; from scene4d.rendering.numba_compile import use_torch_threads as use; "
+    code += "print(torch.get_num_threads(), use(), torch.get_num_threads())"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "1", "1"]

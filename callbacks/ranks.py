@@ -47,7 +47,10 @@ class OneEnd(L.Callback):
     def __init__(self, interval: float = 1.0) -> None:
         self.interval = interval
         self._done = threading.Event()
-        os.environ.setdefault(LAUNCHER, str(os.getpid()))  # the processes that Lightning starts inherit it
+        if (
+            os.environ.get("LOCAL_RANK", "0") == "0"
+        ):  # the processes that Lightning starts inherit it, and count from 1
+            os.environ[LAUNCHER] = str(os.getpid())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begins to watch the process that has started this one, if that is another rank or torchrun."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
-from callbacks.ranks import lost_rank, refuse_strategy
+from callbacks.ranks import LAUNCHER, lost_rank, refuse_strategy
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,8 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("mode", ["kill_0", "kill_1", "raise_1"])
 def test_when_one_rank_dies_all_end(tmp_path, mode):
     line = [sys.executable, str(ROOT / "tests" / "dying_ranks.py"), mode, str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # as if a run in the process that starts this one had left its mark
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", LAUNCHER: str(os.getpid())}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -21,6 +21,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
+from scene4d.latent_grid import latent_frames
 from scene4d.networks import WanGridTransformer
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Grid:
     def latents(self, channels: int) -> Tensor:
         """Latents of the grids on the meta device."""
         frames, height, width = (
-            1 + (self.frames - 1) // 4,
+            latent_frames(self.frames),
             self.height // self.stride,
             self.width // self.stride,
         )

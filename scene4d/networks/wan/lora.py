@@ -22,7 +22,7 @@ class LoRA:
     """
 
     rank: int = 64
-    alpha: float | None = None
+    alpha: int | None = None
     layers: str = r".*\.attn1\.(to_q|to_k|to_v|to_out\.0)"
     trainable: ClassVar[Sequence[str]] = (r"\.lora_[AB]\.",)
 

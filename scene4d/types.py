@@ -62,6 +62,11 @@ def _moved(
     return stored.to(device, dtype, non_blocking).expand(x.shape)
 
 
+def _rows(x: Tensor, indices: list[int]) -> Tensor:
+    """Some rows; a single one shares memory with `x`, which may be expanded."""
+    return x[indices[0] : indices[0] + 1] if len(indices) == 1 else x[indices]
+
+
 @dataclass(repr=False)
 class Cameras(_Movable):
     """Pinhole cameras, any leading shape (usually `b v`).
@@ -99,6 +104,8 @@ class SceneBatch(_Movable):
         keys: Name of every sample, unique within its source.
         depths: Planar z in scene units, 0 where unknown (background, frames stored without depth).
         text: Caption embedding, zeros where a caption is shorter or absent; None when no source has captions.
+        text_encoder: Fingerprint of the text encoder that made `text`; None where unknown.
+        prompts: Captions in plain words that are not embedded yet; empty where there are none.
         latents: Normalised latents of all frames, computed before (float16); None when images are given.
         autoencoder: Fingerprint of the autoencoder that made `latents`.
     """
@@ -111,6 +118,8 @@ class SceneBatch(_Movable):
     keys: list[str] = field(default_factory=list)
     depths: Float[Tensor, "b v t h w"] | None = None
     text: Float[Tensor, "b l d"] | None = None
+    text_encoder: str | None = None
+    prompts: list[str] = field(default_factory=list)
     latents: Float[Tensor, "b v n z y x"] | None = None
     autoencoder: str | None = None
 
@@ -135,13 +144,14 @@ class SceneBatch(_Movable):
 
     def sample(self, index: int) -> SceneBatch:
         """One scene as a batch of one."""
-        only = slice(index, index + 1)
-        return replace(self.apply(lambda x: x[only]), source=self.source[only], keys=self.keys[only])
+        return self.scenes([index])
 
     def scenes(self, indices: list[int]) -> SceneBatch:
         """Some scenes of the batch."""
-        source, keys = ([names[k] for k in indices] if names else [] for names in (self.source, self.keys))
-        return replace(self.apply(lambda x: x[indices]), source=source, keys=keys)
+        source, keys, prompts = (
+            [texts[k] for k in indices] if texts else [] for texts in (self.source, self.keys, self.prompts)
+        )
+        return replace(self.apply(lambda x: _rows(x, indices)), source=source, keys=keys, prompts=prompts)
 
 
 @dataclass(repr=False)

@@ -40,3 +40,13 @@ def test_the_number_of_inputs_is_the_same_for_every_scene_of_a_batch():
 def test_a_batch_shows_shapes_instead_of_numbers():
     cameras = Cameras(torch.eye(4).expand(2, 3, 4, 4), torch.eye(3).expand(2, 3, 3, 3))
     assert repr(cameras) == "Cameras(c2w: 2 3 4 4, intrinsics: 2 3 3 3)"
+
+
+def test_scenes_of_a_batch_take_their_names_and_prompts_along() -> None:
+    batch = SceneBatch(
+        torch.arange(3.0).view(3, 1, 1, 1, 1, 1), None, torch.zeros(3, 1), torch.zeros(3, 1, 1).bool(),
+        source=["a", "b", "c"], keys=["1", "2", "3"], prompts=["x", "y", "z"],
+    )  # fmt: skip
+    last, two = batch.sample(2), batch.scenes([2, 0])
+    assert (last.source, last.keys, last.prompts, last.images.item()) == (["c"], ["3"], ["z"], 2.0)
+    assert (two.source, two.prompts, two.images.flatten().tolist()) == (["c", "a"], ["z", "x"], [2.0, 0.0])

@@ -19,12 +19,13 @@ import lightning_modules  # noqa: F401
 from callbacks.checkpoint_files import with_whole_checkpoints
 from callbacks.console import calm_console, with_console
 from callbacks.endings import line_of, naming_files
+from callbacks.global_batch import GlobalBatch
 from callbacks.preemption import leave_signals_alone, with_last_checkpoint
 from callbacks.ranks import OneEnd, refuse_strategy
 from callbacks.resuming import find_checkpoint, keep_settings
 from callbacks.saved_config import SavedConfig
 from callbacks.tensorboard import StepLogger
-from lightning_modules.config_parser import ConfigParser, with_config_option
+from lightning_modules.config_parser import ConfigParser, add_stages, with_config_option
 from scene4d.interruption import received, stop, stop_by_signal
 from scene4d.networks.pretrained import refuse_missing
 
@@ -33,6 +34,10 @@ class Scene4DCLI(LightningCLI):
     """LightningCLI whose runs live in `trainer.default_root_dir`, so that `--ckpt_path last` finds them."""
 
     checkpoint: str | None = None  # what --ckpt_path means
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Stages of a training are written once and reach data and model."""
+        add_stages(parser)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser of config files and options."""
@@ -51,11 +56,17 @@ class Scene4DCLI(LightningCLI):
             self.save_config_kwargs["config_filename"] = f"{self.subcommand}_{model}.yaml"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = self._get(self.config_init, "trainer")
+        trainer, stages = self._get(self.config_init, "trainer"), self._get(self.config_init, "stages")
+        if stages and trainer.max_steps < 0:
+            trainer.max_steps = stages[-1].until
         refuse_strategy(trainer.strategy)
         if trainer.logger in (None, True):
             kwargs["logger"] = StepLogger(trainer.default_root_dir)
-        trainer.callbacks = [OneEnd(), *with_console(trainer.callbacks, trainer.enable_progress_bar)]
+        trainer.callbacks = [
+            OneEnd(),
+            GlobalBatch(),
+            *with_console(trainer.callbacks, trainer.enable_progress_bar),
+        ]
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False:
             trainer.callbacks = with_last_checkpoint(trainer.callbacks)
         built = super().instantiate_trainer(**kwargs, plugins=with_whole_checkpoints(trainer.plugins))

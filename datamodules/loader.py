@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import TypedDict, TypeVar
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple, TypedDict, TypeVar
 
 import torch.distributed as dist
 from torch.utils.data import DataLoader
@@ -30,11 +31,26 @@ class RankState(TypedDict):
 
 
 class LoaderState(TypedDict, total=False):
-    """The place of all ranks. Old checkpoints lack `sources` and `shard_lists`."""
+    """The place of all ranks. Old checkpoints lack `sources`, `shard_lists` and `steps`."""
 
     sources: list[str]
     shard_lists: list[str]
+    steps: int
     ranks: list[RankState]
+
+
+class Part(NamedTuple):
+    """A mixture, and how long a rank draws from it.
+
+    Attributes:
+        batches: The mixture.
+        accumulated: Number of batches of a rank in one optimizer step.
+        until: Optimizer step of the run behind which the next mixture follows; None never ends.
+    """
+
+    batches: MixedBatches
+    accumulated: int = 1
+    until: int | None = None
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -55,17 +71,50 @@ class ResumableLoader:
     sources have changed, all start from the beginning, with a warning. A source whose list of shards has changed
     begins a new pass over the new list, with a warning; the shares and the other sources are not affected.
 
+    A run may draw from several mixtures of the same sources, one after the other. Which one a batch comes from
+    follows from its number alone, and the next mixture goes on in the shards where the last one has stopped.
+
     Args:
-        batches: The mixture.
+        parts: The mixtures, or one that never ends.
         num_workers: Number of worker processes; 0 reads in the main process.
         length: Value of `len()`. Without a length Lightning would fetch one batch ahead of the state that it
             saves, and a resumed run would skip it.
     """
 
-    def __init__(self, batches: MixedBatches, num_workers: int, length: int = ENDLESS) -> None:
-        self.dataset, self.num_workers, self.length = batches, num_workers, length
+    def __init__(self, parts: MixedBatches | Sequence[Part], num_workers: int, length: int = ENDLESS) -> None:
+        self.parts = [Part(parts)] if isinstance(parts, MixedBatches) else list(parts)
+        self.num_workers, self.length = num_workers, length
         self._taken, self._problems = 0, ProblemLog()
         self._states: list[WorkerState | None] = [None] * max(num_workers, 1)
+
+    @property
+    def dataset(self) -> MixedBatches:
+        """The mixture of the next batch."""
+        return self._part()[0].batches
+
+    def batches_before(self, step: int) -> int:
+        """Number of batches that a rank takes before an optimizer step."""
+        count, begin = 0, 0
+        for part in self.parts:
+            end = step if part.until is None or part is self.parts[-1] else min(step, part.until)
+            count += max(end - begin, 0) * part.accumulated
+            begin = max(end, begin)
+        return count
+
+    def _part(self) -> tuple[Part, int | None]:
+        """Where the next batch comes from, and how many come from there; None if they never end."""
+        for part in self.parts[:-1]:
+            assert part.until is not None
+            if (left := self.batches_before(part.until) - self._taken) > 0:
+                return part, left
+        return self.parts[-1], None
+
+    def _steps(self) -> int:
+        """Number of complete optimizer steps whose batches this rank has taken."""
+        part, _ = self._part()
+        before = [other for other in self.parts[: self.parts.index(part)]]
+        begin = (before[-1].until or 0) if before else 0
+        return begin + (self._taken - self.batches_before(begin)) // part.accumulated
 
     @property
     def unreadable(self) -> dict[str, int]:
@@ -83,12 +132,18 @@ class ResumableLoader:
         Raises:
             ValueError: A source has nothing readable; names it.
         """
+        while True:
+            part, count = self._part()
+            yield from self._draw(part.batches, count)
+
+    def _draw(self, batches: MixedBatches, count: int | None) -> Iterator[SceneBatch]:
+        """Yields some batches of one mixture, or endlessly many."""
         rank, world = rank_and_world()
-        self.dataset.place(rank, world, self._taken, self._states)
+        batches.place(rank, world, self._taken, self._states)
         loader = DataLoader(
-            self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is, worker_init_fn=spare_worker
+            batches, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is, worker_init_fn=spare_worker
         )  # fmt: skip
-        for delivery in loader:
+        for delivery in islice(loader, count):
             self._problems.warn(delivery.problems)
             if delivery.batch is None:
                 raise ValueError(delivery.error)
@@ -103,7 +158,8 @@ class ResumableLoader:
         ranks = [own] * world
         if world > 1:
             dist.all_gather_object(ranks, own)
-        return {"sources": self._sources(), "shard_lists": self._shard_lists(), "ranks": ranks}
+        places = {"sources": self._sources(), "shard_lists": self._shard_lists(), "steps": self._steps()}
+        return {**places, "ranks": ranks}  # type: ignore[typeddict-item]
 
     def load_state_dict(self, state: LoaderState) -> None:
         """Takes the part of this rank from a saved state."""
@@ -122,6 +178,7 @@ class ResumableLoader:
         if len(ranks) == world and len(ranks[0]["workers"]) == workers:
             self._taken, self._states = ranks[rank]["taken"], places[rank * workers : (rank + 1) * workers]
             return
+        self._taken = self.batches_before(state.get("steps", 0))
         self._carry_over(places, len(ranks), world, rank)
 
     def _with_new_passes(
@@ -145,7 +202,7 @@ class ResumableLoader:
     def _carry_over(self, saved: list[WorkerState | None], ranks: int, world: int, rank: int) -> None:
         workers = len(self._states)
         states, lost = carry_over(saved, world * workers, self.dataset.period)
-        self._taken, self._states = 0, states[rank * workers : (rank + 1) * workers]
+        self._states = states[rank * workers : (rank + 1) * workers]
         parts = [
             f"{name}: the rest of {part.begun} begun shards and {part.untouched} whole shards"
             for name, part in zip(self._sources(), lost)

@@ -8,6 +8,8 @@ from random import Random
 import numpy as np
 from jaxtyping import Bool
 
+from scene4d.references import WAYS, reference_mask
+
 
 @dataclass(frozen=True)
 class ReferencePolicy:
@@ -43,9 +45,4 @@ class ReferencePolicy:
     def draw(self, views: int, frames: int, rng: Random) -> Bool[np.ndarray, "v t"]:
         """Draws a reference mask, True where a frame is given."""
         weights = (self.both, self.fixed_view, self.freeze_time, self.none)
-        ways = ((True, True), (True, False), (False, True), (False, False))
-        row, column = rng.choices(ways, weights)[0]
-        mask = np.zeros((views, frames), bool)
-        mask[0, :] |= row
-        mask[:, 0] |= column
-        return mask
+        return reference_mask(rng.choices(WAYS, weights)[0], views, frames).numpy()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from lightning import LightningDataModule
 
 from datamodules.held_out import HeldOutBatches, HeldOutLoader
-from datamodules.loader import ResumableLoader
+from datamodules.loader import Part, ResumableLoader, rank_and_world
 from datamodules.mixture import Ingredient, MixedBatches
 from datamodules.shards import expand_urls
 from datamodules.sources import GridReader, Source, SourceDefaults
+from datamodules.staged_sources import check_readable, staged
+from scene4d.stages import Stage, accumulated_batches, check_stages
 
 
 class SceneDataModule(LightningDataModule):
@@ -24,6 +27,9 @@ class SceneDataModule(LightningDataModule):
     prediction go through all held-out scenes in a fixed order, with one loader per source. Test uses the scenes
     of validation.
 
+    A training may go through `stages`, whose grids have other numbers of views and frames. The stage follows from the
+    number of the batch, and a stage goes on in the shards where the one before has stopped.
+
     Args:
         train: Sources of the training mixture.
         val: Held-out sources for validation and test.
@@ -31,6 +37,10 @@ class SceneDataModule(LightningDataModule):
         train_defaults: Settings for all sources of `train` that do not say otherwise.
         val_defaults: Settings for all sources of `val` and `predict` that do not say otherwise.
         batch_size: Samples per batch and rank in training.
+        global_batch: Samples of one optimizer step over all ranks; gradients are accumulated until it is complete.
+            None makes a step of `trainer.accumulate_grad_batches` batches.
+        stages: What each stage of the training changes; on the command line and in configs they are given once for
+            data and model, as `stages`.
         val_batch_size: Samples per batch and rank in validation, test and prediction.
         num_workers: Worker processes per rank in training; 0 reads in the main process.
         val_num_workers: Worker processes in validation, test and prediction.
@@ -55,6 +65,8 @@ class SceneDataModule(LightningDataModule):
         train_defaults: SourceDefaults = SourceDefaults(),  # noqa: B008 - shown by --help and never changed
         val_defaults: SourceDefaults = SourceDefaults(),  # noqa: B008
         batch_size: int = 4,
+        global_batch: int | None = None,
+        stages: list[Stage] = [],  # noqa: B006
         val_batch_size: int = 4,
         num_workers: int = 1,
         val_num_workers: int = 0,
@@ -78,6 +90,8 @@ class SceneDataModule(LightningDataModule):
         self.val_scenes = _limits(val_scenes, [source.name for source in val])
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers, self.val_num_workers = num_workers, val_num_workers
+        check_stages(stages)
+        self.global_batch, self.stages = global_batch, list(stages)
         self.depth, self.cache_mb, self.seed = depth, cache_mb, seed
         self._urls: dict[str, list[str]] = {}
 
@@ -96,7 +110,28 @@ class SceneDataModule(LightningDataModule):
                 self._urls[f"{part}/{source.name}"] = expand_urls(source.name, source.urls)
 
     def train_dataloader(self) -> ResumableLoader:
-        """The endless mixture."""
+        """The endless mixture, or that of one stage after the other.
+
+        Raises:
+            ValueError: No sample is long enough for a stage, or the global batch does not fit ranks and batch sizes;
+                names the stage and the numbers.
+        """
+        parts = [self._part(stage) for stage in self.stages] or [self._part(None)]
+        loader = ResumableLoader(parts, self.num_workers)
+        for stage, (before, part) in enumerate(pairwise(parts), 2):
+            assert before.until is not None
+            if loader.batches_before(before.until) % part.accumulated:
+                raise ValueError(
+                    f"stages: stage {stage} begins at step {before.until} after {loader.batches_before(before.until)} "
+                    f"batches, which must be a multiple of its {part.accumulated} accumulated batches"
+                )
+            check_readable(part.batches, f"stage {stage}")
+        return loader
+
+    def _part(self, stage: Stage | None) -> Part:
+        """The mixture of one stage."""
+        sources = [staged(source, stage) for source in self.train]
+        size = (stage and stage.batch_size) or self.batch_size
         ingredients = [
             Ingredient(
                 source.name,
@@ -105,9 +140,12 @@ class SceneDataModule(LightningDataModule):
                 self._reader(source),
                 self._shape(source),
             )
-            for source in self.train
+            for source in sources
         ]
-        return ResumableLoader(MixedBatches(ingredients, self.batch_size, self.seed), self.num_workers)
+        _, ranks = rank_and_world()
+        given = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        count = given if self.global_batch is None else accumulated_batches(self.global_batch, ranks, size)
+        return Part(MixedBatches(ingredients, size, self.seed), count, stage.until if stage else None)
 
     def val_dataloader(self) -> list[HeldOutLoader]:
         """One loader per source."""

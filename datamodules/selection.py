@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from random import Random
 
@@ -80,6 +81,17 @@ class GridSelection:
     def shape(self) -> tuple[int, int]:
         """Views and frames of every grid."""
         return self.views, self.frames
+
+    def resized(self, views: int | None, frames: int | None) -> GridSelection:
+        """The same selection with other numbers of views and frames; None keeps a number.
+
+        Raises:
+            ValueError: `frames` is not 4k + 1.
+        """
+        other = copy(self)
+        other.views, other.frames = views or self.views, frames or self.frames
+        latent_frames(other.frames)
+        return other
 
     def select(self, extent: Extent, rng: Random) -> Selected:
         """Draws one grid.

@@ -15,6 +15,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from scene4d.messages import refuse_lost_settings
+from scene4d.stages import Stage
 
 FILES = (".yaml", ".yml")
 
@@ -59,6 +60,18 @@ def with_config_option(parser: ConfigParser) -> ConfigParser:
         "its first line, as in `config: base.yaml`, by lines such as `trainer.max_steps: 500`.",
     )
     return parser
+
+
+def add_stages(parser: LightningArgumentParser) -> None:
+    """Adds the option `stages`, which reaches the data and the model if they have it."""
+    parser.add_argument(
+        "--stages",
+        type=list[Stage],
+        default=[],
+        help="stages of a training whose grids grow, as in [{until: 4000, frames: 29}, {until: 6000, frames: 61}]",
+    )
+    for part in ("data", "model"):
+        parser.link_arguments("stages", f"{part}.init_args.stages")
 
 
 def _check_file(path: Path) -> str:

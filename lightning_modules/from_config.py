@@ -7,7 +7,7 @@ import json
 
 import lightning as L
 
-from lightning_modules.config_parser import ConfigParser
+from lightning_modules.config_parser import ConfigParser, add_stages
 from lightning_modules.training import Training
 
 COMMAND_LINE = (
@@ -38,6 +38,7 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True, required=True)
     parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=False)
     parser.add_lightning_class_args(L.Trainer, "trainer")
+    add_stages(parser)
     for name in COMMAND_LINE:
         parser.add_argument(f"--{name}", type=object)
     parts = [*configs]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from scene4d.stages import Stage
 
 
 class WarmupCosine(LambdaLR):
@@ -37,3 +42,24 @@ class WarmupCosine(LambdaLR):
             return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
         super().__init__(optimizer, factor)
+
+
+class StagedWarmup(LambdaLR):
+    """Raises the rate linearly at the beginning of every stage and keeps it until the next one.
+
+    Args:
+        optimizer: The optimizer whose rates are scheduled.
+        stages: At least one; behind the last one its rate stays.
+    """
+
+    def __init__(self, optimizer: Optimizer, stages: Sequence[Stage]) -> None:
+        begins = [0, *(stage.until for stage in stages[:-1])]
+
+        def factor(step: int, full: float) -> float:
+            number = bisect_right(begins, step) - 1
+            stage, warmup = stages[number], stages[number].warmup_steps
+            rate = 1.0 if stage.lr is None else stage.lr / full
+            return rate * min(1.0, (step - begins[number] + 1) / max(warmup, 1))
+
+        rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        super().__init__(optimizer, [partial(factor, full=rate) for rate in rates])

@@ -21,11 +21,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.checkpoint_contents import checkpoint_tensors
+from lightning_modules.schedules import StagedWarmup
 from lightning_modules.step_watch import StepWatch
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
 from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights, refuse_non_finite
 from scene4d.networks.trainable import trainable_parameters
+from scene4d.stages import Stage, check_stages
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,10 @@ class Training(L.LightningModule):
             stepped after every optimizer step. None keeps the rate constant.
         initial_weights: Weight files that are loaded in this order, later ones over earlier ones.
         trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
+        stages: Learning rates of a training in stages, which take the place of `lr_scheduler`.
+
+    Raises:
+        ValueError: There are stages and a schedule, or a stage is impossible.
     """
 
     network: TrainedNetwork  # after `configure_model`
@@ -62,8 +68,15 @@ class Training(L.LightningModule):
         lr_scheduler: Schedule | None,
         initial_weights: Sequence[str],
         trainable: Sequence[str] | None,
+        stages: Sequence[Stage] = (),
     ) -> None:
         super().__init__()
+        if stages and lr_scheduler is not None:
+            raise ValueError(
+                "stages have learning rates of their own: set model.init_args.lr_scheduler to null"
+            )
+        check_stages(stages)
+        self.stages = list(stages)
         self.make_network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
         self.initial_weights = list(initial_weights)
         self.trainable = None if trainable is None else list(trainable)
@@ -123,6 +136,8 @@ class Training(L.LightningModule):
             ValueError: A schedule has no end, because the run is limited by time alone.
         """
         optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
+        if self.stages:
+            return _by_step(optimizer, StagedWarmup(optimizer, self.stages))
         if self.make_scheduler is None:
             return optimizer
         steps = (
@@ -130,8 +145,7 @@ class Training(L.LightningModule):
         )
         if steps == math.inf:
             raise ValueError("lr_scheduler needs the number of optimizer steps: give trainer.max_steps")
-        schedule = self.make_scheduler(optimizer, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return _by_step(optimizer, self.make_scheduler(optimizer, int(steps)))
 
     @property
     def built(self) -> bool:
@@ -213,7 +227,7 @@ class Training(L.LightningModule):
         )
         return ", ".join(f"{part} ({count} tensors)" for part, count in counts.items())
 
-    def step_generator(self, batch_index: int) -> torch.Generator:
+    def step_generator(self, batch_index: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Random numbers that depend on the seed, the number of the batch and the rank alone.
 
         A resumed run repeats those of an uninterrupted one. The CPU's generator reads 32 bits of a seed: batches
@@ -221,10 +235,16 @@ class Training(L.LightningModule):
 
         Args:
             batch_index: Number of the batch in the epoch, as `training_step` gets it.
+            device: Where numbers are drawn; devices of different kinds draw different ones.
         """
         accumulated = self.trainer.accumulate_grad_batches
         number = self.global_step * accumulated + batch_index % accumulated
         start = torch.initial_seed() * 0x9E3779B1  # neighbouring seeds start far from each other
-        return torch.Generator().manual_seed(
+        return torch.Generator(device).manual_seed(
             (start + number * self.trainer.world_size + self.global_rank) % 2**32
         )
+
+
+def _by_step(optimizer: Optimizer, schedule: LRScheduler) -> OptimizerLRScheduler:
+    """An optimizer with a schedule that is stepped after every optimizer step."""
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

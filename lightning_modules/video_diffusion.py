@@ -10,6 +10,7 @@ from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_modules.loss_figures import LossFigures
 from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.distributed.checkpointing import Checkpointing, checkpoint_blocks
@@ -20,7 +21,8 @@ from scene4d.evaluation.table import Evaluation
 from scene4d.latent_grid import latent_reference_mask
 from scene4d.networks.autoencoder import frozen_autoencoder
 from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
-from scene4d.pipelines import GridGenerator, TrainedOn
+from scene4d.pipelines import Captions, GridGenerator, Sampling, TrainedOn
+from scene4d.stages import Stage
 from scene4d.types import SceneBatch
 
 
@@ -44,13 +46,12 @@ class VideoDiffusion(Training):
             part, for example the fine-tuned self-attention on top of the base model. Together they must cover the
             network, unless it starts from weights of its own (`pretrained`).
         evaluation: Scores what `validate` and `test` generate; None is `GridEvaluation()`.
-        sample_steps: How many times the network is evaluated for one sample; more steps take longer.
-        guidance: Weight of classifier-free guidance; 1 switches it off, as the paper does when both videos are given.
-        text_dropout: Probability that a sample is trained without its caption, which guidance needs.
-        sample_seed: Seed of the noise that sampling starts from.
+        sampling: Number of steps, guidance, and seed of the noise.
+        captions: What embeds prompts, and what a sample without a caption gets.
         checkpointing: What the backward pass computes again to save memory, see `checkpoint_blocks`.
         compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
         trained_on: The training data of `initial_weights`; `predict` warns of inputs that differ. None says nothing.
+        stages: Learning rates of a training in stages; configs give them once for data and model, as `stages`.
     """
 
     network: DiffusionNetwork
@@ -68,21 +69,20 @@ class VideoDiffusion(Training):
         trainable: list[str] | None = None,
         initial_weights: list[str] = [],  # noqa: B006 - jsonargparse shows it as the default
         evaluation: GridEvaluation | None = None,
-        sample_steps: int = 8,
-        guidance: float = 1.0,
-        text_dropout: float = 0.1,
-        sample_seed: int = 0,
+        sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help and never changed
+        captions: Captions = Captions(),  # noqa: B008
         checkpointing: Checkpointing = "none",
         compile: bool = False,
         trained_on: TrainedOn | None = None,
+        stages: list[Stage] = [],  # noqa: B006
     ) -> None:
-        super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable)
+        super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable, stages)
         self.save_hyperparameters()
         self.make_autoencoder, self.flow = autoencoder, flow
         self.fixed_losses, self.evaluation = FixedLosses(), evaluation or GridEvaluation()
-        self.sampling = (flow, sample_steps, guidance, sample_seed, trained_on)
-        self.text_dropout, self.checkpointing, self.compile_network = text_dropout, checkpointing, compile
-        self.source_losses: dict[str, list[Float[Tensor, ""]]] = {}
+        self.sampling, self.captions, self.trained_on = sampling, captions, trained_on
+        self.checkpointing, self.compile_network = checkpointing, compile
+        self.losses = LossFigures()
 
     def configure_model(self) -> None:
         """Builds both networks once, and the pipeline that generates grids with them.
@@ -99,7 +99,9 @@ class VideoDiffusion(Training):
         self.autoencoder = frozen_autoencoder(self.make_autoencoder, self.network.channels)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]
-        self.generator = GridGenerator(self.network, self.autoencoder, *self.sampling)
+        self.generator = GridGenerator(
+            self.network, self.autoencoder, self.flow, self.sampling, self.captions, self.trained_on
+        )
 
     def patterns(self, network: DiffusionNetwork) -> Sequence[str]:  # type: ignore[override]
         """Those of the config, or those of the network's architecture."""
@@ -116,28 +118,19 @@ class VideoDiffusion(Training):
     def training_step(self, batch: SceneBatch, batch_index: int) -> Float[Tensor, ""]:
         """Returns the loss; its noise depends on the seed, the batch's number and the rank alone."""
         assert batch.latents is not None
-        generator, latents = self.step_generator(batch_index), batch.latents
-        sigmas = self.flow.draw_sigmas(len(latents), generator).to(self.device)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        text = batch.text
-        if text is not None:
-            kept = torch.rand(len(text), 1, 1, generator=generator) >= self.text_dropout
-            text = text * kept.to(self.device)
+        generator, latents = self.step_generator(batch_index, self.device), batch.latents
+        sigmas = self.flow.draw_sigmas(len(latents), generator)
+        noise = torch.randn(latents.shape, generator=generator, device=self.device)
+        text = self.captions.embed_for_training(batch, generator)
         mask = latent_reference_mask(batch.reference)
         losses = self.flow.loss(self.network, latents, mask, text, sigmas, noise)
         self.log("train/loss", losses.mean(), prog_bar=True)
-        for name, loss in zip(batch.source, losses.detach()):
-            self.source_losses.setdefault(name, []).append(loss)
+        self.losses.add(batch.source, sigmas, losses)
         return losses.mean()
 
     def step_figures(self) -> dict[str, float]:
-        """The mean loss of every source since the last time, to be logged beside `train/loss`.
-
-        `self.log` would write the value of an earlier step again for a source that did not come.
-        """
-        means = {f"train/loss_{k}": torch.stack(x).mean().item() for k, x in self.source_losses.items()}
-        self.source_losses.clear()
-        return means
+        """The mean loss of every source and of four ranges of noise levels since the last time."""
+        return self.losses.take()
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the scores and pictures of the last validation."""
@@ -159,10 +152,11 @@ class VideoDiffusion(Training):
     def on_validation_epoch_end(self) -> None:
         """Logs the losses by source and their mean; outside `fit`, puts all scores into `results`."""
         if self.fitting:
-            losses = {row.source: row.value for row in self.fixed_losses.compute()}
-            self.log_dict({f"val/loss_{name}": loss for name, loss in losses.items()}, sync_dist=True)
-            if losses:
-                self.log("val/loss", sum(losses.values()) / len(losses), sync_dist=True, prog_bar=True)
+            rows = self.fixed_losses.compute()
+            self.log_dict({f"val/{row.score}_{row.source}": row.value for row in rows}, sync_dist=True)
+            means = [row.value for row in rows if row.score == "loss"]
+            if means:
+                self.log("val/loss", sum(means) / len(means), sync_dist=True, prog_bar=True)
             return
         rows = self.evaluation.compute()
         self.results = {"diffusion": rows}

@@ -19,6 +19,8 @@ WITHIN_SCENE4D = {
     "folders": set(),
     "interruption": set(),
     "types": set(),
+    "references": set(),
+    "stages": {"latent_grid"},
     "latent_grid": set(),
     "kernels": set(),
     "distributed": set(),
@@ -34,10 +36,12 @@ WITHIN_SCENE4D = {
     "rendering": {"types", "geometry", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
     "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians"},
-    "pipelines": {"types", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks"},
+    "pipelines": {
+        "types", "references", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks",
+    },
     "evaluation": {
-        "types", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks", "pipelines",
-        "losses", "visualization", "distributed",
+        "types", "references", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks",
+        "pipelines", "losses", "visualization", "distributed",
     },
 }  # fmt: skip
 # what each package may import of the project
@@ -51,7 +55,7 @@ BETWEEN_PACKAGES = {
 }
 FOR_DATAMODULES = {
     "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
-    "interruption",
+    "interruption", "references", "stages",
 }  # fmt: skip
 FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
 # it runs the autoencoder so that training need not

@@ -67,4 +67,4 @@ def test_the_config_that_a_run_has_saved_will_do(tmp_path):
             main(["fit", *options])
     (tmp_path / "config.yaml").write_text("".join(lines))
     assert "ckpt_path" in "".join(lines)
-    assert from_config(str(tmp_path / "config.yaml")).generator.sample_steps == 5
+    assert from_config(str(tmp_path / "config.yaml")).generator.sampling.steps == 5

@@ -33,9 +33,9 @@ def told(*args):
 
 
 @pytest.mark.parametrize("option, line", {
-    "--model.init_args.sample_stepz 3":
-        "model: lightning_modules.VideoDiffusion has no option 'sample_stepz', did you mean 'sample_steps'?",
-    "--model.init_args.sample_steps three": "model.sample_steps: expected int, got three",
+    "--model.init_args.samplingz 3":
+        "model: lightning_modules.VideoDiffusion has no option 'samplingz', did you mean 'sampling'?",
+    "--model.init_args.sampling.steps three": "model.sampling.steps: expected int, got three",
     "--model.init_args.network.class_path scene4d.networks.Nope":
         "model.network: module 'scene4d.networks' has no attribute 'Nope'",
     "--model.init_args.network.init_args.num_layers many": "model.network.num_layers: expected int, got many",
@@ -56,8 +56,8 @@ def test_a_wrong_option_is_named_with_what_was_expected(option, line):
 
 
 @pytest.mark.parametrize("config, right, wrong, line", [
-    ("model/small_diffusion", "sample_steps", "sample_stepz",
-     "model: lightning_modules.VideoDiffusion has no option 'sample_stepz', did you mean 'sample_steps'?"),
+    ("model/small_diffusion", "sampling:", "samplingz:",
+     "model: lightning_modules.VideoDiffusion has no option 'samplingz.steps', did you mean 'sampling'?"),
     ("model/small_diffusion", "decay: 0.999", "dekay: 0.999",
      "trainer.callbacks: callbacks.ExponentialMovingAverage has no option 'dekay', did you mean 'decay'?"),
     ("model/small_diffusion", "data: ../data/small_grid.yaml", "data: nope.yaml",
@@ -94,7 +94,7 @@ REPLACED = "mine.yaml: '{0}' would replace all that {{base}} says about it; writ
 
 @pytest.mark.parametrize("lines, message", [
     ("config: {base}\ntrainer:\n  max_steps: 3", REPLACED.format("trainer", "max_steps")),
-    ("config: {base}\nmodel: {{init_args: {{sample_steps: 3}}}}", REPLACED.format("model", "init_args")),
+    ("config: {base}\nmodel: {{init_args: {{compile: true}}}}", REPLACED.format("model", "init_args")),
     ("config: {base}\ndata: other.yaml\ndata.init_args.size: 32",
      "mine.yaml: 'data' and 'data.init_args.size' exclude each other; put one of them into a file"),
 ])  # fmt: skip
@@ -264,7 +264,7 @@ def test_functions_in_place_of_classes_are_refused_before_they_are_called(tmp_pa
 def test_from_config_refuses_what_the_command_line_refuses(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(
-        f"config: {ROOT}/configs/small/diffusion_stage2.yaml\nmodel: {{init_args: {{sample_steps: 3}}}}\n"
+        f"config: {ROOT}/configs/small/diffusion_stage2.yaml\nmodel: {{init_args: {{compile: true}}}}\n"
     )
     with pytest.raises(ValueError, match="mine.yaml: 'model' would replace all that .* says about it"):
         from_config(str(file))

@@ -25,13 +25,13 @@ FIT = {
     "trainer.limit_val_batches": 1, "data.init_args.batch_size": 1,
     "model.init_args.lr_scheduler.init_args.warmup_steps": 0,
 }  # fmt: skip
-GRID = {"data.init_args.train_defaults.selection.init_args.views": 2, "model.init_args.sample_steps": 1}
+GRID = {"data.init_args.train_defaults.selection.init_args.views": 2, "model.init_args.sampling.steps": 1}
 STATIC = ("--data", "configs/data/small_reconstruction_static.yaml")
 SOURCE = {
     "diffusion": "[{name: objects, urls: [objects-val-*.tar]}]",
     "reconstruction": "[{name: rooms, urls: [rooms-val-*.tar]}]",
 }
-GRIDS = {"model.init_args.sample_steps": 1, "model.init_args.evaluation.init_args.linear_predictor": "null",
+GRIDS = {"model.init_args.sampling.steps": 1, "model.init_args.evaluation.init_args.linear_predictor": "null",
          "model.init_args.evaluation.init_args.baselines": "false"}  # fmt: skip
 VIEWS = {"data.init_args.val_defaults.selection.init_args.frames": 1}
 SHORT = {"data.init_args.val_defaults.selection.init_args.frames": 5}
@@ -61,7 +61,7 @@ def predict(part, export, root):
     callback = f"[{{class_path: callbacks.{export}, init_args: {{output: scenes}}}}]"
     options = {**DDP, **SMALL, **QUICK, **SHORT, "data.init_args.predict": SOURCE[part]}
     options |= {"trainer.callbacks": callback, "trainer.limit_predict_batches": 1, "trainer.logger": "false"}
-    options |= {"model.init_args.sample_steps": 1} if part == "diffusion" else {}
+    options |= {"model.init_args.sampling.steps": 1} if part == "diffusion" else {}
     more = ("--data", "configs/data/small_reconstruction_dynamic.yaml") if part == "reconstruction" else ()
     return command("predict", f"small/shipped_{part}", root=root, more=more, **options)
 

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 Network = Callable[..., Tensor]
+
+
+class Guidance(NamedTuple):
+    """Classifier-free guidance away from the null condition.
+
+    Attributes:
+        weights: One for each grid; 1 changes nothing.
+        text: The null condition.
+    """
+
+    weights: Float[Tensor, " b"]
+    text: Float[Tensor, "b l d"]
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
@@ -74,13 +87,15 @@ class RectifiedFlow:
             raise ValueError(f"sampling_order is {self.sampling_order}, expected 1 or 2")
 
     def draw_sigmas(self, count: int, generator: torch.Generator | None = None) -> Float[Tensor, " count"]:
-        """Noise levels for training, on the CPU."""
+        """Noise levels for training, on the generator's device."""
+        device = None if generator is None else generator.device
         if self.logit_std is None:
-            sigmas = torch.rand(count, generator=generator)
+            sigmas = torch.rand(count, generator=generator, device=device)
         else:
-            sigmas = torch.sigmoid(torch.randn(count, generator=generator) * self.logit_std + self.logit_mean)
-        sigmas = torch.where(torch.rand(count, generator=generator) < self.pure_noise, 1.0, sigmas)
-        return shift_sigmas(sigmas, self.shift)
+            normal = torch.randn(count, generator=generator, device=device)
+            sigmas = torch.sigmoid(normal * self.logit_std + self.logit_mean)
+        pure = torch.rand(count, generator=generator, device=device) < self.pure_noise
+        return shift_sigmas(torch.where(pure, 1.0, sigmas), self.shift)
 
     def loss(
         self,
@@ -127,24 +142,19 @@ class RectifiedFlow:
         sigma: float,
         references: Tensor,
         reference_mask: Tensor,
-        text: Tensor | None,
-        guidance: float = 1.0,
+        text: Float[Tensor, "b l d"] | None,
+        guidance: Guidance | None = None,
     ) -> Float[Tensor, "b v n z y x"]:
         """Mean prediction of the clean grid at one noise level.
 
         Args:
-            guidance: Weight of classifier-free guidance against the empty caption (zeros); 1 switches it off.
-
-        Raises:
-            ValueError: Guidance is wanted, but there is no caption to guide by.
+            guidance: Classifier-free guidance (Ho and Salimans 2022, Eq. 6); None leaves it out.
         """
-        if guidance != 1.0 and text is None:
-            raise ValueError(f"guidance is {guidance}, which needs a prompt; give one, or set guidance to 1")
         sigmas = noisy.new_full((len(noisy),), sigma)
         output = self.call(network, noisy, sigmas, references, reference_mask, text)
-        if guidance != 1.0 and text is not None:
-            empty = self.call(network, noisy, sigmas, references, reference_mask, torch.zeros_like(text))
-            output = empty + guidance * (output - empty)
+        if guidance is not None:
+            empty = self.call(network, noisy, sigmas, references, reference_mask, guidance.text)
+            output = empty + guidance.weights.view(-1, 1, 1, 1, 1, 1) * (output - empty)
         return output if self.prediction == "data" else noisy - sigma * output
 
     @torch.no_grad()
@@ -156,7 +166,7 @@ class RectifiedFlow:
         reference_mask: Bool[Tensor, "b v n"],
         text: Float[Tensor, "b l d"] | None = None,
         steps: int = 8,
-        guidance: float = 1.0,
+        guidance: Guidance | None = None,
     ) -> Iterator[Float[Tensor, "b v n z y x"]]:
         """Mean predictions of the clean grid along the path from noise, one per network evaluation.
 
@@ -166,6 +176,7 @@ class RectifiedFlow:
             noise: Unit Gaussian.
             references: Clean latents under `reference_mask`, which every prediction repeats.
             steps: Network evaluations (twice as many with guidance).
+            guidance: Classifier-free guidance; None leaves it out.
         """
         shift = self.shift if self.sampling_shift is None else self.sampling_shift
         sigmas = sampling_sigmas(steps, shift).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,10 +17,16 @@ from scene4d.evaluation.scores import GRID_SCORES, score_grid
 from scene4d.evaluation.table import SceneScores, scene_number
 from scene4d.losses import PerceptualLoss
 from scene4d.pipelines import GridGenerator
+from scene4d.references import References, reference_mask
 from scene4d.types import SceneBatch
 from scene4d.visualization import comparison_sheet
 
 GENERATED = ("sample", "one_step", "sample_static_reference", "sample_other_reference")
+WITH_LESS = {
+    "fixed_view": "sample_fixed_view",
+    "freeze_time": "sample_freeze_time",
+    "none": "sample_no_reference",
+}
 BASELINES = ("copy_freeze_time", "copy_fixed_view", "blend", "blurred_copy", "linear", "autoencoder")
 Grid = Float[Tensor, "b v t c h w"]
 
@@ -31,11 +38,18 @@ class GridEvaluation:
     fixed-view video standing still, `sample_other_reference` with that of the first scene of the source. Both are
     scored against the true grid and must lose. The first scene has no score of the latter.
 
+    The model may also be asked to do with less: `sample_fixed_view` and `sample_freeze_time` get one of the two videos,
+    and `sample_no_reference` only the caption. Their scores are over all frames that were not given to them.
+
     Args:
         white_background: Names of the sources whose scenes have a white background, so that silhouettes are scored.
         linear_predictor: File that `python -m preparation.linear_predictor` has written; None leaves this baseline out.
         baselines: Whether to score copies, blends, the linear predictor and the autoencoder, too. Their scores are the
             same for all weights of the diffusion model.
+        with_less: Which samples with fewer references to score, too: "fixed_view", "freeze_time", "none".
+
+    Raises:
+        ValueError: `with_less` names another way of giving references.
     """
 
     def __init__(
@@ -43,7 +57,11 @@ class GridEvaluation:
         white_background: list[str] = ["objects"],  # noqa: B006 - shown by --help and never changed
         linear_predictor: str | None = None,
         baselines: bool = True,
+        with_less: Sequence[References] = (),
     ) -> None:
+        if unknown := set(with_less) - WITH_LESS.keys():
+            raise ValueError(f"with_less names {sorted(unknown)}, expected some of {', '.join(WITH_LESS)}")
+        self.with_less = list(with_less)
         self.white_background, self.baselines = white_background, baselines
         self.linear_predictor = linear_predictor if baselines else None
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
@@ -52,7 +70,8 @@ class GridEvaluation:
         """Forgets all scores and pictures."""
         self.device, self.perceptual = device, PerceptualLoss().to(device)
         self.names = {name: self.perceptual.score if name == "perceptual" else name for name in GRID_SCORES}
-        self.scores = SceneScores(GENERATED + BASELINES, list(self.names.values())).to(device)
+        methods = [*GENERATED, *(WITH_LESS[way] for way in self.with_less), *BASELINES]
+        self.scores = SceneScores(methods, list(self.names.values())).to(device)
         self.firsts: dict[str, tuple[int, Float[Tensor, "t c h w"]]] = {}
         self.linear: LinearPredictor | None = None
         self.pictures.clear()
@@ -65,23 +84,30 @@ class GridEvaluation:
             ValueError: The batch holds stored latents instead of pictures, or the linear predictor was fitted to
                 another autoencoder.
         """
-        source, reference = batch.source[0], torch.zeros_like(batch.reference)
-        reference[:, 0], reference[:, :, 0] = True, True
-        batch = replace(batch, reference=reference)
+        source, batch = batch.source[0], _with_references(batch, "both")
         methods = self._generated(pipeline, batch)
         if self.baselines:
             methods |= self._copied(pipeline, batch.images)
         for method, images in methods.items():
-            images = torch.where(reference[..., None, None, None], batch.images, images)
-            for scene, key in enumerate(batch.keys):
-                if method != "sample_other_reference" or scene_number(source, key) != self.firsts[source][0]:
-                    self._score(method, images[scene], batch.sample(scene))
+            self._score_all(method, images, batch)
+        for way in self.with_less:
+            given = _with_references(batch, way)
+            self._score_all(WITH_LESS[way], pipeline(given).images, given)
         if source not in self.pictures:
             self.pictures[source] = grid_picture(batch.sample(0), methods["sample"][:1])
 
     def compute(self) -> list[Row]:
         """Means over all scenes that any rank has seen, a scene counted once."""
         return self.scores.compute()
+
+    def _score_all(self, method: str, grids: Grid, batch: SceneBatch) -> None:
+        grids, source = (
+            torch.where(batch.reference[..., None, None, None], batch.images, grids),
+            batch.source[0],
+        )
+        for scene, key in enumerate(batch.keys):
+            if method != "sample_other_reference" or scene_number(source, key) != self.firsts[source][0]:
+                self._score(method, grids[scene], batch.sample(scene))
 
     def _score(self, method: str, images: Float[Tensor, "v t c h w"], scene: SceneBatch) -> None:
         (source,), (key,) = scene.source, scene.keys
@@ -127,6 +153,12 @@ class GridEvaluation:
                 self.linear = LinearPredictor(pipeline.encode, pipeline.decode, weights)
             grids["linear"] = self.linear.predict(images)
         return grids | {"autoencoder": pipeline.decode(pipeline.encode(images))}
+
+
+def _with_references(batch: SceneBatch, references: References) -> SceneBatch:
+    """The batch with other frames given."""
+    mask = reference_mask(references, *batch.reference.shape[1:]).to(batch.reference.device)
+    return replace(batch, reference=mask.expand_as(batch.reference))
 
 
 def grid_picture(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
@@ -13,28 +13,35 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scene4d.diffusion.rectified_flow import RectifiedFlow
+from scene4d.diffusion.rectified_flow import Guidance, RectifiedFlow
 from scene4d.latent_grid import latent_reference_mask, video_frames
 from scene4d.networks.autoencoder import autoencoder_fingerprint, decode_grid, encode_grid
 from scene4d.networks.contracts import Autoencoder, DiffusionNetwork
+from scene4d.pipelines.captions import Captions, Text, given
+from scene4d.pipelines.sampling import Sampling
 from scene4d.pipelines.trained_on import TrainedOn
 from scene4d.types import SceneBatch
+
+Latents = Float[Tensor, "b v n z y x"]
 
 
 class GridGenerator:
     """Encodes the given frames, samples the latents of all others, and decodes them.
 
-    The noise of a sample depends on `sample_seed`, its source and its key alone: neither on the batch it is in nor on
+    The noise of a sample depends on the seed, its source and its key alone: neither on the batch it is in nor on
     the number of processes.
 
     Args:
         network: The network of the diffusion model.
         autoencoder: The frozen autoencoder.
         flow: The training objective and the sampler that belongs to it.
-        sample_steps: How many times the network is evaluated for one sample.
-        guidance: Weight of classifier-free guidance; 1 switches it off, as the paper does when both videos are given.
-        sample_seed: Seed of the noise that sampling starts from.
+        sampling: Number of steps, guidance and seed of the noise; None is `Sampling()`.
+        captions: Embeds prompts; None is `Captions()`, which refuses them.
         trained_on: The training data of the weights; a call warns of inputs that differ. None says nothing.
+
+    Attributes:
+        watch: Wraps the iterator over the network evaluations of a sample, of which the second argument is the
+            number, to show progress. It changes nothing by default.
     """
 
     def __init__(
@@ -42,21 +49,23 @@ class GridGenerator:
         network: DiffusionNetwork,
         autoencoder: Autoencoder,
         flow: RectifiedFlow,
-        sample_steps: int = 8,
-        guidance: float = 1.0,
-        sample_seed: int = 0,
+        sampling: Sampling | None = None,
+        captions: Captions | None = None,
         trained_on: TrainedOn | None = None,
     ) -> None:
-        self.trained_on = trained_on
         self.network, self.autoencoder, self.flow = network, autoencoder, flow
-        self.sample_steps, self.guidance, self.sample_seed = sample_steps, guidance, sample_seed
+        self.sampling, self.captions = sampling or Sampling(), captions or Captions()
+        self.trained_on = trained_on
+        self.watch: Callable[[Iterator[Latents], int], Iterator[Latents]] = lambda evaluations, count: (
+            evaluations
+        )
 
     @torch.no_grad()
     def __call__(self, batch: SceneBatch) -> SceneBatch:
         """Returns the batch with every frame that is not a reference replaced by a generated one.
 
         Raises:
-            ValueError: The batch holds stored latents instead of pictures.
+            ValueError: The batch holds stored latents instead of pictures, or guidance lacks a prompt.
         """
         if self.trained_on is not None and batch.has_images:
             self.trained_on.warn(batch)
@@ -72,9 +81,27 @@ class GridGenerator:
             )
         references = self.encode_references(batch.images, batch.reference)
         noise, mask = self.noise(batch, references.shape[1:]), latent_reference_mask(batch.reference)
-        yield from self.flow.predictions(
-            self.network, noise, references, mask, batch.text, self.sample_steps, self.guidance
-        )
+        text, guidance = self.conditions(batch)
+        steps = self.sampling.steps
+        path = self.flow.predictions(self.network, noise, references, mask, text, steps, guidance)
+        yield from self.watch(path, steps)
+
+    def conditions(self, batch: SceneBatch) -> tuple[Text | None, Guidance | None]:
+        """What the network is told of the captions of a batch, and the guidance by them.
+
+        Raises:
+            ValueError: Guidance is wanted where there is no caption; names the scene.
+        """
+        text, weights = self.captions.embed_or_nothing(batch), self.sampling.weights(batch.reference)
+        if (lacking := (weights != 1) & ~given(batch)).any():
+            scene = int(lacking.nonzero()[0])
+            raise ValueError(
+                f"guidance is {weights[scene]:g} for scene {(batch.keys or range(scene + 1))[scene]!r}, which has no "
+                "prompt to guide by: give one, or set guidance to 1"
+            )
+        if text is None or (weights == 1).all():
+            return text, None
+        return text, Guidance(weights, self.captions.without(text, weights > -torch.inf))
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b v t c h w"]) -> Float[Tensor, "b v n z y x"]:
@@ -153,6 +180,6 @@ class GridGenerator:
         return torch.stack(noise).to(batch.images.device)
 
     def _noise(self, scene: str, shape: torch.Size) -> Float[Tensor, "v n z y x"]:
-        digest = blake2b(f"{self.sample_seed}/{scene}".encode(), digest_size=4).digest()
+        digest = blake2b(f"{self.sampling.seed}/{scene}".encode(), digest_size=4).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         return torch.randn(shape, generator=generator)

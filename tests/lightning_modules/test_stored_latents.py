@@ -53,7 +53,7 @@ def config(folder, root, latents: bool, weights: int = 0) -> str:
                 "freq_dim": 16, "ffn_dim": 32, "num_layers": 1, "patch_size": [1, 1, 1]}},
             "autoencoder": {"class_path": "scene4d.networks.PatchAutoencoder",
                             "init_args": {**CODEC, "weights": f"{folder}/{weights}.safetensors"}},
-            "flow": {"prediction": "data"}, "sample_steps": 1,
+            "flow": {"prediction": "data"}, "sampling": {"steps": 1},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1.0e-5}},
             "evaluation": {"class_path": "scene4d.evaluation.grids.GridEvaluation", "init_args": {}},
         }},

@@ -63,7 +63,7 @@ def config(shards, root, **changes) -> str:
                 "freq_dim": 16, "ffn_dim": 32, "num_layers": 1, "patch_size": [1, 1, 1]}},
             "autoencoder": {"class_path": "scene4d.networks.PatchAutoencoder",
                             "init_args": {"channels": 4, "width": 64, "depth": 1}},
-            "flow": {"prediction": "data"}, "sample_steps": 2,
+            "flow": {"prediction": "data"}, "sampling": {"steps": 2},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
             "evaluation": {"class_path": "scene4d.evaluation.grids.GridEvaluation", "init_args": {}},
         }},

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scene4d.diffusion.rectified_flow import (
+    Guidance,
     RectifiedFlow,
     sampling_sigmas,
     shift_sigmas,
@@ -141,8 +142,9 @@ def test_guidance_extrapolates_from_the_empty_caption():
     def network(noisy, sigmas, text, *rest):
         return torch.full_like(noisy, float(text.mean()))
 
-    out = RectifiedFlow(prediction="data").denoise(network, x, 1.0, x, mask, text, guidance=3.0)
-    assert torch.allclose(out, torch.tensor(3.0))
+    guidance = Guidance(torch.tensor([3.0, 1.0]), torch.full_like(text, 0.5))
+    out = RectifiedFlow(prediction="data").denoise(network, x, 1.0, x, mask, text, guidance)
+    assert torch.allclose(out[0], torch.tensor(0.5 + 3 * 0.5)) and torch.allclose(out[1], torch.tensor(1.0))
 
 
 def test_unknown_prediction_is_named():
@@ -186,12 +188,6 @@ def test_the_second_order_needs_no_more_evaluations_and_is_more_exact():
     list(RectifiedFlow(sampling_order=2).predictions(network, x, x, corner_mask(), steps=4))
     assert len(calls) == 4
     assert gaussian_flow(2, 8) < 0.5 * gaussian_flow(1, 8)
-
-
-def test_guidance_without_a_prompt_is_refused():
-    x = grid()
-    with pytest.raises(ValueError, match="guidance is 3.0, which needs a prompt"):
-        RectifiedFlow().denoise(lambda noisy, *rest: noisy, x, 1.0, x, corner_mask(), None, guidance=3.0)
 
 
 def test_training_noise_levels():

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from scene4d.diffusion.rectified_flow import RectifiedFlow
@@ -28,8 +29,10 @@ def losses(batches: list[SceneBatch], flow: RectifiedFlow) -> tuple[float, int]:
     evaluation.start(torch.device("cpu"))
     for one in batches:
         evaluation.add(generator, one)
-    (row,) = evaluation.compute()
+    row, *levels = evaluation.compute()
     assert (row.source, row.method, row.score) == ("objects", "network", "loss")
+    assert [level.score for level in levels] == [f"loss_at_{sigma}" for sigma in (0.25, 0.5, 0.75, 1.0)]
+    assert sum(level.value for level in levels) / 4 == pytest.approx(row.value, rel=1e-6)
     return row.value, row.count
 
 
@@ -47,5 +50,5 @@ def test_a_diverged_network_has_no_finite_loss():
     evaluation = FixedLosses()
     evaluation.start(torch.device("cpu"))
     evaluation.add(generator, batch(["a"]))
-    (row,) = evaluation.compute()
+    row, *_ = evaluation.compute()
     assert math.isnan(row.value) and row.count == 1

@@ -13,7 +13,7 @@ from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.distributed.agreement import any_rank
 from scene4d.evaluation.grids import GridEvaluation
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
-from scene4d.pipelines import GridGenerator
+from scene4d.pipelines import GridGenerator, Sampling
 from scene4d.types import SceneBatch
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ def generator() -> GridGenerator:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     autoencoder = PatchAutoencoder(channels=4, width=64, depth=1).eval()
-    return GridGenerator(network, autoencoder, RectifiedFlow("data"), sample_steps=2)
+    return GridGenerator(network, autoencoder, RectifiedFlow("data"), Sampling(2))
 
 
 def scene(k: int, source: str, still: bool = False) -> SceneBatch:
@@ -132,3 +132,18 @@ def test_methods_and_pictures(baselines):
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+
+
+def test_samples_with_fewer_references_are_scored_beside_the_others(monkeypatch):
+    evaluation, pipeline = GridEvaluation(baselines=False, with_less=["fixed_view", "none"]), generator()
+    evaluation.start(torch.device("cpu"))
+    seen, sample = [], type(pipeline).__call__
+    monkeypatch.setattr(
+        type(pipeline), "__call__", lambda self, batch: seen.append(batch.reference) or sample(self, batch)
+    )
+    evaluation.add(pipeline, scene(0, "objects"))
+    rows = {row.method for row in evaluation.compute()}
+    assert {"sample", "sample_fixed_view", "sample_no_reference"} <= rows and "sample_freeze_time" not in rows
+    assert [int(mask.sum()) for mask in seen[-2:]] == [5, 0]
+    with pytest.raises(ValueError, match=r"with_less names \['both'\]"):
+        GridEvaluation(with_less=["both"])

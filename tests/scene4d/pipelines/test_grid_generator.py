@@ -8,7 +8,7 @@ import torch
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.latent_grid import latent_reference_mask
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
-from scene4d.pipelines import GridGenerator
+from scene4d.pipelines import GridGenerator, Sampling
 from scene4d.types import SceneBatch
 
 SIZE = 32
@@ -24,7 +24,7 @@ def generator() -> GridGenerator:
     for parameter in [*network.parameters()]:
         torch.nn.init.normal_(parameter, std=0.1)
     autoencoder = PatchAutoencoder(channels=4, width=64, depth=1).eval()
-    return GridGenerator(network, autoencoder, RectifiedFlow("data"), sample_steps=2)
+    return GridGenerator(network, autoencoder, RectifiedFlow("data"), Sampling(2))
 
 
 def scenes(count: int = 2, both: bool = True) -> SceneBatch:
@@ -81,7 +81,7 @@ def test_noise_follows_seed_source_and_key(generator):
     assert noise.shape == (2, *shape) and abs(float(noise.std()) - 1) < 0.1
     assert torch.equal(generator.noise(batch.sample(1), shape)[0], noise[1])
     assert not torch.equal(noise[0], noise[1])
-    other = GridGenerator(generator.network, generator.autoencoder, generator.flow, sample_seed=1)
+    other = GridGenerator(generator.network, generator.autoencoder, generator.flow, Sampling(seed=1))
     elsewhere = replace(batch, source=["physics"] * 2)
     for changed in (other.noise(batch, shape), generator.noise(elsewhere, shape)):
         assert not torch.equal(changed, noise)

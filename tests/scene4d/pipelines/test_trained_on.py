@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_modules import from_config
-from scene4d.pipelines import TrainedOn
+from scene4d.pipelines import Sampling, TrainedOn
 from scene4d.pipelines.trained_on import plain_background
 from scene4d.types import SceneBatch
 
@@ -87,7 +87,7 @@ def test_the_shipped_presets_know(caplog):
     assert generator.trained_on == SMALL
     reconstructor = from_config("configs/small/shipped_reconstruction.yaml").reconstructor
     assert reconstructor.trained_on == TrainedOn(64, [4, 5])
-    generator.sample_steps = 1
+    generator.sampling = Sampling(1)
     generator(grid(2, 5, 32))
     assert "images of 32 x 32 pixels, trained on 64 x 64; 2 views, trained on 4; 5 frames" in caplog.text
     caplog.clear()

@@ -79,8 +79,18 @@ def cases(root):
         "test_reconstruction": score("test", "reconstruction", root / "test_reconstruction", DDP | VIEWS),
         "predict_diffusion": predict("diffusion", "GridExport", root / "predict_diffusion"),
         "predict_reconstruction": predict("reconstruction", "GaussianExport", root / "predict_reconstruction"),
+        "stages": staged(root, DDP),
         "divergence": command("fit", "small/diffusion_stage1", root=root / "divergence", **fit, **GRID, **fault),
     }  # fmt: skip
+
+
+def staged(root, more, *options):
+    """Three steps of four grids each, the third one longer."""
+    fit = {name: value for name, value in FIT.items() if "warmup" not in name and "max_steps" not in name}
+    stages = "[{until: 2, frames: 5}, {until: 3, frames: 9}]"
+    fit |= {"stages": stages, "data.init_args.global_batch": 4, "model.init_args.lr_scheduler": "null"}
+    return command("fit", "small/diffusion_stage1", root=root / "stages", more=options,
+                   **{**more, **SMALL, **QUICK, **GRID, **fit, "trainer.max_steps": 2})  # fmt: skip
 
 
 def start_ranks(root):
@@ -150,6 +160,18 @@ def test_tensorboard_has_what_a_training_needs_and_no_more(ran):
     assert scalars["train/learning_rate"] == scalars["train/gradient_norm"] == scalars["train/loss"] == [0, 1]
     assert not {"epoch", "hp_metric"} & scalars.keys()
     assert {"val/loss", "val/loss_objects"} <= scalars.keys()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_rank_goes_on_in_the_stage_of_two(ran, monkeypatch):
+    """Two ranks took 2 x 2 batches for two steps; one rank counts 2 x 4, and its third step is one of 9 frames."""
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    line = staged(ran[0], {}, "--ckpt_path", "last")
+    line[line.index("--trainer.max_steps") + 1] = "3"
+    trainer = main(line).trainer
+    assert (trainer.global_step, trainer.accumulate_grad_batches) == (3, 4)
+    assert trainer.fit_loop.epoch_loop.batch_progress.current.ready == 12
+    assert trainer.train_dataloader._taken == 12 and trainer.train_dataloader._part()[0].until == 3
 
 
 @pytest.mark.parametrize("name, part", [("validate", "diffusion"), ("test", "reconstruction")])

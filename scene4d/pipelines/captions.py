@@ -28,22 +28,22 @@ class Captions:
     Args:
         encoder: Builds the text encoder, for example `scene4d.networks.text.Umt5Encoder`. It is built when the first
             prompt comes. None refuses prompts.
-        null: The condition of a sample without a caption: "zeros", "encode" for the empty prompt as `encoder` embeds
-            it, or a file with the latter, which `python -m preparation.captions` writes. Public Wan checkpoints were
-            trained with the encoded empty prompt, and the file spares training the encoder.
+        null_text: The condition of a sample without a caption: "zeros", "encode" for the empty prompt as `encoder`
+            embeds it, or a file with the latter, which `python -m preparation.captions` writes. Public Wan
+            checkpoints were trained with the encoded empty prompt, and the file spares training the encoder.
         dropout: Probability that a sample is trained without its caption, which guidance needs.
 
     Raises:
-        ValueError: `null` is "encode" without an encoder, or `dropout` is no probability.
+        ValueError: `null_text` is "encode" without an encoder, or `dropout` is no probability.
     """
 
     encoder: Callable[[], nn.Module] | None = None
-    null: str = "zeros"
+    null_text: str = "zeros"
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.null == "encode" and self.encoder is None:
-            raise ValueError("captions.null is 'encode', which needs captions.encoder")
+        if self.null_text == "encode" and self.encoder is None:
+            raise ValueError("captions.null_text is 'encode', which needs captions.encoder")
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"captions.dropout must be in [0, 1], got {self.dropout}")
 
@@ -105,11 +105,11 @@ class Captions:
     @cached_property
     def _null(self) -> tuple[Float[Tensor, "l d"], str] | None:
         """The embedded empty prompt and the fingerprint of its encoder; None where zeros take its place."""
-        if self.null == "zeros":
+        if self.null_text == "zeros":
             return None
-        if self.null == "encode":
+        if self.null_text == "encode":
             return self.built.encode([""])[0], self.built.fingerprint
-        return read_null_text(self.null)
+        return read_null_text(self.null_text)
 
     def _check(self, batch: SceneBatch) -> None:
         """Shards that were written before have no fingerprint."""

@@ -77,8 +77,8 @@ def test_training_leaves_captions_out_at_random():
 
 
 def test_wrong_options_are_one_line():
-    with pytest.raises(ValueError, match="captions.null is 'encode', which needs captions.encoder"):
-        Captions(null="encode")
+    with pytest.raises(ValueError, match="captions.null_text is 'encode', which needs captions.encoder"):
+        Captions(null_text="encode")
     with pytest.raises(ValueError, match=r"captions.dropout must be in \[0, 1\], got 1.5"):
         Captions(dropout=1.5)
     with pytest.raises(ValueError, match="no text encoder: set model.init_args.captions.encoder"):

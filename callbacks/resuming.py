@@ -76,12 +76,20 @@ def keep_settings(path: str | None, config: Namespace) -> None:
         )
     if optimizer and (kept := _keep(optimizer.get("init_args"), _optimizer_settings(checkpoint))):
         log.info("the optimizer goes on as it was: %s; %s", ", ".join(kept), AFRESH)
+    stages = [_plain(stage) for stage in settings.get("stages") or []]
+    if stages != (before_stages := held.get("stages") or []):
+        log.info("the stages change from here on: they are %s, they were %s", stages, before_stages)
     scheduler = settings.get("lr_scheduler")
     states = checkpoint.get("lr_schedulers") or [{}]
     if scheduler and (kept := _keep(scheduler.get("init_args"), states[0])):
         log.info("the schedule goes on as it was: %s; %s", ", ".join(kept), AFRESH)
     if scheduler and (changed := _changes(scheduler, held.get("lr_scheduler") or {}, checkpoint, config)):
         log.info("the schedule changes from here on: %s", ", ".join(changed))
+
+
+def _plain(stage: Namespace) -> dict[str, Any]:
+    """One entry of a list of dataclasses, which jsonargparse may keep as a class path and its arguments."""
+    return stage.get("init_args", stage).as_dict()
 
 
 def _optimizer_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:

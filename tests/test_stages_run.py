@@ -1,5 +1,6 @@
 """A run whose grids grow from 5 to 9 frames goes on exactly, in either stage and at the boundary."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -82,6 +83,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, seen, caplog, monkeypa
         resumed = run(root, "--ckpt_path", "last")
         assert seen == batches
         assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+    assert "the stages change" not in caplog.text
+    with caplog.at_level(logging.INFO):
+        run(root, "--ckpt_path", "last", "--stages", json.dumps([*STAGES[:1], {**STAGES[1], "lr": 0.5}]))
+    assert "the stages change from here on: they are [{'until': 2," in caplog.text
 
 
 def test_two_answers_are_refused(tmp_path):

@@ -18,7 +18,7 @@ NOTHING = Assets((), (), "")
 @pytest.fixture(autouse=True)
 def plain_embedding(monkeypatch):
     """The text encoder takes seconds to load; what it returns is tested elsewhere."""
-    monkeypatch.setattr(jobs, "embed_captions", lambda texts: np.ones((len(texts), 1, 384), np.float32))
+    monkeypatch.setattr(jobs, "embed_captions", lambda texts: (np.ones((len(texts), 1, 384), np.float32), "e"))
 
 
 def tiny_scene(assets, rng, key) -> SceneSample:

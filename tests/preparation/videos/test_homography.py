@@ -38,7 +38,7 @@ def two_shots(tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch):
-    monkeypatch.setattr(homography, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
+    monkeypatch.setattr(homography, "embed_captions", lambda names: (np.ones((len(names), 1, 384), np.float32), "e"))
 
 
 def read_shard(path):

@@ -40,6 +40,7 @@ from preparation.writing.reports import Report, write_reported
 from preparation.writing.rewriting import (
     built,
     finish_part,
+    instance,
     one_line_errors,
     rewriting_parser,
     rewritten,
@@ -159,7 +160,7 @@ def _plain(value: object) -> object:
 def _clips(text: str) -> ClipVariants:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ClipVariants, "clips")
-    clips = parser.instantiate(parser.parse_object({"clips": json.loads(text)})).clips
+    clips = instance(parser, "clips", text)
     assert isinstance(clips, ClipVariants)  # what the parser was told
     return clips
 

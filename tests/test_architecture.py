@@ -63,6 +63,7 @@ MORE_FOR = {
     "preparation/linear_codec.py": {"networks"},
     "preparation/linear_predictor.py": {"networks", "evaluation"},
     "preparation/writing/captions.py": {"networks"},
+    "preparation/writing/rewriting.py": {"messages"},
 }
 # what each room of preparation may import of the others; the commands beside the rooms may import all of them
 ROOMS = {

@@ -21,6 +21,7 @@ from datamodules.archives import Members, is_remote
 from datamodules.shards import expand_urls, read_shard
 from preparation.writing.jobs import finish, parse_part
 from preparation.writing.reports import Job, Report, skip
+from scene4d.messages import one_line
 
 
 class RewriteJob(Job, Protocol):
@@ -129,12 +130,28 @@ def spec_of(options: Namespace, part: str) -> str:
 
 @lru_cache(1)
 def built(part: str, spec: str, device: str) -> nn.Module:
-    """Builds a network once per process, from what `spec_of` gave."""
+    """Builds a network once per process, from what `spec_of` gave.
+
+    Raises:
+        ValueError: An argument is wrong, or weights are missing.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, part, required=True)
-    network = parser.instantiate(parser.parse_object({part: json.loads(spec)}))[part]
+    network = instance(parser, part, spec)
     assert isinstance(network, nn.Module)  # what the parser was told
     return network.eval().to(device)
+
+
+def instance(parser: ArgumentParser, part: str, spec: str) -> object:
+    """What a parser makes of JSON.
+
+    Raises:
+        ValueError: An argument is wrong; in one line, where jsonargparse writes many.
+    """
+    try:
+        return parser.instantiate(parser.parse_object({part: json.loads(spec)}))[part]
+    except (ValueError, TypeError, argparse.ArgumentError) as error:
+        raise ValueError(one_line(error)) from error
 
 
 def _name(url: str) -> str:

@@ -5,6 +5,7 @@ Changes of pixels are stored instead, as variants of a clip: one of them is draw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 
 import torch
@@ -50,7 +51,7 @@ def refuse_inexact(
         _refuse(name, changes, advice.format("changes", "augmentation"))
 
 
-def _refuse(name: str, changes: dict[str, object], advice: str) -> None:
+def _refuse(name: str, changes: Mapping[str, object], advice: str) -> None:
     for option, value in changes.items():
         if value is not None:
             more = f"; {advice}" if advice else ""

@@ -190,9 +190,7 @@ class GridReader:
             grid = source.augmentation.apply(grid, rng)
         return _repeated(replace(grid, images=unit_floats(grid.images)), len(selected.frames))
 
-    def _stored_latents(
-        self, members: Members, variants: int, selected: Selected, rng: Random
-    ) -> SceneBatch:
+    def _stored_latents(self, members: Members, variants: int, selected: Selected, rng: Random) -> SceneBatch:
         """A grid of latents; nothing is kept in memory, since reading them costs little."""
         assert isinstance(self.source.selection, GridSelection)  # refuse_inexact
         variant = draw_variant(variants, self.source.selection, rng)

@@ -1,4 +1,4 @@
-"""Embeds the captions of shards anew with any text encoder, so that training needs none; restartable like all preparation.
+"""Embeds the captions of shards anew with any text encoder, so that training needs none; restartable as all commands.
 
     python -m preparation.captions 'data/latents/*-train-*.tar' --output data/training \\
         --encoder scene4d.networks.text.Umt5Encoder --encoder.pretrained Wan-AI/Wan2.1-T2V-1.3B-Diffusers
@@ -102,7 +102,7 @@ def _captioned(job: CaptionsJob, samples: Iterator[Members]) -> Iterator[Members
         yield members
     if count and not captions:
         raise ValueError(
-            f"{job.url}: none of its {count} samples has a caption; leave the shard out, it trains without text as it is"
+            f"{job.url}: none of its {count} samples has a caption; leave the shard out, it trains without text"
         )
 
 

@@ -42,6 +42,7 @@ from preparation.writing.rewriting import (
     finish_part,
     instance,
     one_line_errors,
+    plain,
     rewriting_parser,
     rewritten,
     shards_of_part,
@@ -140,7 +141,7 @@ def encode_views(
 
 
 def _plan(options: Namespace) -> list[LatentsJob]:
-    chosen = {name: value for name in VARIANTS if (value := _plain(options[name])) is not None}
+    chosen = {name: value for name in VARIANTS if (value := plain(options[name])) is not None}
     defaults = {"variants": 1, "seed": 0}  # left out, so that they do not make another recipe
     variants = {name: value for name, value in chosen.items() if defaults.get(name) != value}
     text = json.dumps(variants, sort_keys=True)
@@ -151,10 +152,6 @@ def _plan(options: Namespace) -> list[LatentsJob]:
         LatentsJob(url, path, spec, fingerprint, text, options.device)
         for url, path in shards_of_part("latents", options)
     ]
-
-
-def _plain(value: object) -> object:
-    return value.as_dict() if isinstance(value, Namespace) else value
 
 
 def _clips(text: str) -> ClipVariants:
@@ -185,7 +182,9 @@ def _parser() -> ArgumentParser:
     )
     add("--variants", type=int, default=1, help="latents stored per clip, of which training draws one")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="size to which pictures are brought first")
-    add("--augmentation", type=GridAugmentation | None, help="random changes of the variants behind the first")
+    add(
+        "--augmentation", type=GridAugmentation | None, help="random changes of the variants behind the first"
+    )
     add("--homography", type=HomographyViews | None, help="makes views of one stored view, in every variant")
     add("--seed", type=int, default=0, help="decides the random numbers of all variants")
     return parser

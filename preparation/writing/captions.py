@@ -31,9 +31,7 @@ def embed_captions(captions: Sequence[str]) -> tuple[Float32[ndarray, "n 1 384"]
     if not captions:
         return np.zeros((0, 1, EMBEDDING_SIZE), np.float32), ""
     unique = sorted(set(captions))
-    by_caption = {
-        caption: text.numpy() for caption, text in zip(unique, sentence_encoder().encode(unique))
-    }
+    by_caption = {caption: text.numpy() for caption, text in zip(unique, sentence_encoder().encode(unique))}
     return np.stack([by_caption[caption] for caption in captions]), sentence_encoder().fingerprint
 
 

@@ -125,7 +125,16 @@ def _readable(job: RewriteJob, skipped: dict[str, str]) -> Iterator[Members]:
 
 def spec_of(options: Namespace, part: str) -> str:
     """Class path and arguments of a network as JSON, for other processes."""
-    return json.dumps(options[part].as_dict(), sort_keys=True)
+    return json.dumps(plain(options[part]), sort_keys=True)
+
+
+def plain(value: object) -> object:
+    """An option as JSON has it, without the names of the files that it comes from."""
+    if isinstance(value, Namespace):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {name: plain(branch) for name, branch in value.items() if name != "__path__"}
+    return value
 
 
 @lru_cache(1)

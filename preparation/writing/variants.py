@@ -100,16 +100,18 @@ class ClipVariants:
             frames=self.frames if meta["frames"] == 1 else whole_frames(meta["frames"]),
             random=False,
         )
-        source = Source(
-            meta["source"], [], selection, homography=self.homography, augmentation=augmentation
-        )
+        source = Source(meta["source"], [], selection, homography=self.homography, augmentation=augmentation)
         return GridReader(source, self.size_of(members), True, CACHE_MB if self.variants > 1 else 0)
 
     def _keeps_geometry(self, members: Members, first: SceneBatch, grid: SceneBatch) -> bool:
         meta = read_meta(members)
         if self.homography or self.size_of(members) != (meta["height"], meta["width"]):
             return False
-        if first.depths is not None and grid.depths is not None and not torch.equal(first.depths, grid.depths):
+        if (
+            first.depths is not None
+            and grid.depths is not None
+            and not torch.equal(first.depths, grid.depths)
+        ):
             return False
         if first.cameras is None or grid.cameras is None:
             return True

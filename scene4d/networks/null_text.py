@@ -53,6 +53,6 @@ def read_null_text(path: str | Path) -> tuple[Float[Tensor, "l d"], str]:
         raise ValueError(f"null text {str(path)!r} holds {found}, expected finite numbers l d named 'text'")
     if not encoder:
         raise ValueError(
-            f"null text {str(path)!r} does not say which text encoder made it; preparation.captions writes one that does"
+            f"null text {str(path)!r} does not say which text encoder made it, as preparation.captions does"
         )
     return text.float(), encoder

@@ -95,11 +95,23 @@ def test_frames_behind_the_last_group_are_left_out(codec, stored):
         (r"selection.frame_strides \(2,\)", {"selection": grid(frame_strides=[2], random=False)}),
         ("selection.reverse_time 0.5", {"selection": grid(reverse_time=0.5)}),
         ("selection is a ContextSelection", {"selection": ContextSelection()}),
-        ("homography given; .*preparation.latents --variants and --homography", {"homography": HomographyViews()}),
-        ("augmentation.flip 0.5; .* --variants and --augmentation", {"augmentation": GridAugmentation()}),
-        ("augmentation.permute_channels 1; .* --variants and --augmentation", {"augmentation": GridAugmentation(flip=0, permute_channels=1)}),
-        ("augmentation.gamma 0.2; .* --variants and --augmentation", {"augmentation": GridAugmentation(flip=0, gamma=0.2)}),
-        ("augmentation.gain 0.1; .* --variants and --augmentation", {"augmentation": GridAugmentation(flip=0, gain=0.1)}),
+        (
+            "homography given; .*preparation.latents --variants and --homography",
+            {"homography": HomographyViews()},
+        ),
+        ("augmentation.flip 0.5; .* --augmentation", {"augmentation": GridAugmentation()}),
+        (
+            "augmentation.permute_channels 1; .* --variants and --augmentation",
+            {"augmentation": GridAugmentation(0, permute_channels=1)},
+        ),
+        (
+            "augmentation.gamma 0.2; .* --variants and --augmentation",
+            {"augmentation": GridAugmentation(flip=0, gamma=0.2)},
+        ),
+        (
+            "augmentation.gain 0.1; .* --variants and --augmentation",
+            {"augmentation": GridAugmentation(flip=0, gain=0.1)},
+        ),
     ],
 )
 def test_what_needs_pixels_is_refused_at_once(option, changes):
@@ -118,7 +130,9 @@ def test_what_needs_pixels_is_refused_at_once(option, changes):
 def test_other_sizes_and_too_few_frames_are_refused(stored):
     members = stored("one")
     reader = GridReader(Source("objects", [], grid(), latents=True), (8, 8), False, 0)
-    with pytest.raises(ValueError, match=r"'one' has latents of \(16, 16\).*'objects' asks for \(8, 8\).* --size"):
+    with pytest.raises(
+        ValueError, match=r"'one' has latents of \(16, 16\).*'objects' asks for \(8, 8\).* --size"
+    ):
         reader(members, Random(0))
     reader = GridReader(Source("objects", [], grid(frames=13), latents=True), (16, 16), False, 0)
     assert reader(members, Random(0)).latents.shape[3] == 4

@@ -54,7 +54,11 @@ def scene(key: str, caption: str) -> SceneSample:
 @pytest.fixture
 def raw(tmp_path):
     old = replace(scene("c", CAPTIONS[2]), text=np.ones((1, 384), np.float32), text_encoder="minilm")
-    named = [scene("a", CAPTIONS[0]), replace(scene("b", CAPTIONS[1]), text=np.ones((1, 384), np.float32)), old]
+    named = [
+        scene("a", CAPTIONS[0]),
+        replace(scene("b", CAPTIONS[1]), text=np.ones((1, 384), np.float32)),
+        old,
+    ]
     write_shard(tmp_path / "raw" / "objects-train-000000.tar", named)
     write_shard(tmp_path / "raw" / "objects-train-000001.tar", [scene("d", CAPTIONS[0])])
     return tmp_path / "raw"
@@ -139,7 +143,9 @@ def test_latents_and_captions_are_added_in_any_order(raw, tmp_path, wan):
     for folder in ("lt", "tl"):
         sample = decode_sample(samples(tmp_path / folder)["a"], latents=True)
         assert sample.latents.shape[0] == 2 and sample.text.shape[1] == 16
-        assert sample.text_encoder == Umt5Encoder(str(wan / "16")).fingerprint and len(sample.autoencoder) == 16
+        assert (
+            sample.text_encoder == Umt5Encoder(str(wan / "16")).fingerprint and len(sample.autoencoder) == 16
+        )
 
 
 def test_what_does_not_fit_together_is_refused_in_one_line(raw, tmp_path, wan):
@@ -151,7 +157,7 @@ def test_what_does_not_fit_together_is_refused_in_one_line(raw, tmp_path, wan):
     refused("part must be i/n", embed, raw, tmp_path / "out", wan, "--part", "2/2")
     assert not (tmp_path / "out").exists() and not (raw / "null_text.safetensors").exists()
     refused("PatchAutoencoder lacks members of scene4d.networks.text.TextEncoder", main, [
-        f"{raw}/*.tar", "--output", str(tmp_path / "out"), "--encoder", "scene4d.networks.PatchAutoencoder"])  # fmt: skip
+        f"{raw}/*.tar", "--output", f"{tmp_path}/out", "--encoder", "scene4d.networks.PatchAutoencoder"])  # fmt: skip
     refused("cannot load UMT5EncoderModel", embed, raw, tmp_path / "out", wan, width=99)
     assert not (tmp_path / "out").exists()
     embed(raw, tmp_path / "out", wan)
@@ -163,7 +169,9 @@ def test_what_does_not_fit_together_is_refused_in_one_line(raw, tmp_path, wan):
 
 def test_shards_without_any_caption_are_refused_and_nothing_is_written(tmp_path, wan):
     write_shard(tmp_path / "raw/objects-train-000000.tar", [scene("a", ""), scene("b", "")])
-    with pytest.raises(SystemExit, match=r"^captions: [^\n]*000000.tar: none of its 2 samples has a caption[^\n]*$"):
+    with pytest.raises(
+        SystemExit, match=r"^captions: [^\n]*000000.tar: none of its 2 samples has a caption[^\n]*$"
+    ):
         embed(tmp_path / "raw", tmp_path / "out", wan)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 

@@ -80,7 +80,9 @@ def megaglest(tmp_path) -> Path:
 
 @pytest.fixture
 def fake_captions(monkeypatch):
-    monkeypatch.setattr(jobs, "embed_captions", lambda texts: (np.full((len(texts), 1, 384), 0.5, np.float32), "e"))
+    monkeypatch.setattr(
+        jobs, "embed_captions", lambda texts: (np.full((len(texts), 1, 384), 0.5, np.float32), "e")
+    )
 
 
 def command(root: Path, output: Path, split: str, *more: str) -> None:

@@ -69,7 +69,9 @@ def test_each_variant_is_to_the_bit_the_grid_of_the_reader(codec, kind):
         reader = GridReader(source, clips.size or (32, 32), depth=False, cache_mb=0)
         pictures = reader(members, Random(f"{clips.seed}/one/{variant}")).images
         with torch.no_grad():
-            wanted = torch.cat([encode_grid(codec, pictures[:, k : k + 1]) for k in range(pictures.shape[1])], 1)
+            wanted = torch.cat(
+                [encode_grid(codec, pictures[:, k : k + 1]) for k in range(pictures.shape[1])], 1
+            )
         found = decode_sample(members, latents=True, variant=variant)
         assert found.images.shape[:4] == (*pictures.shape[1:2], found.images.shape[1], *pictures.shape[4:])
         wanted = wanted[0].transpose(1, 2).half().numpy()
@@ -95,7 +97,10 @@ def test_reading_draws_the_variants_uniformly_and_evaluation_takes_the_first(cod
         selection = GridSelection(3, [1], 5, reverse_views=1, random=random, first_frame=True)
         source = Source("x", [], selection, latents=True)
         grid = GridReader(source, clips.size or (32, 32), True, 0)(members, Random(seed))
-        assert grid.images.shape == (1, 3, 5, 3, *(clips.size or (32, 32))) and grid.frame_times.shape == (1, 5)
+        assert grid.images.shape == (1, 3, 5, 3, *(clips.size or (32, 32))) and grid.frame_times.shape == (
+            1,
+            5,
+        )
         latents = grid.latents[0].transpose(1, 2).numpy()
         places = [
             (k, start)
@@ -147,7 +152,9 @@ def test_damage_of_one_variant_is_named(codec):
     members = stored(codec, 2, 5, ClipVariants(variants=2, augmentation=MIRROR))
     members["latents_01_01.npy"] = members["latents_01_01.npy"][:-1] + b"x"
     assert decode_sample(members, latents=True).latents is not None
-    with pytest.raises(ValueError, match="^sample 'one': latents_01_01.npy is damaged, its checksum is another$"):
+    with pytest.raises(
+        ValueError, match="^sample 'one': latents_01_01.npy is damaged, its checksum is another$"
+    ):
         decode_sample(members, latents=True, variant=1)
 
 

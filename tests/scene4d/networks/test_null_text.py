@@ -22,7 +22,11 @@ def test_it_comes_back_with_its_encoder(tmp_path):
         ({"null": torch.ones(1, 4)}, {"encoder": "x"}, "holds no tensor 'text'"),
         ({"text": torch.ones(4)}, {"encoder": "x"}, r"holds a 'text' \(4,\), expected finite numbers l d"),
         ({"text": torch.ones(0, 4)}, {"encoder": "x"}, r"holds a 'text' \(0, 4\)"),
-        ({"text": torch.full((1, 4), torch.nan)}, {"encoder": "x"}, r"holds a 'text' \(1, 4\), expected finite"),
+        (
+            {"text": torch.full((1, 4), torch.nan)},
+            {"encoder": "x"},
+            r"holds a 'text' \(1, 4\), expected finite",
+        ),
     ],
 )
 def test_other_files_are_refused(tmp_path, tensors, metadata, message):

@@ -14,11 +14,13 @@ def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
     """Joins batches of one along `b`.
 
     Things that only some scenes have are filled in: cameras with NaN (so that a use of a camera that does not
-    exist shows), depth with 0 (unknown), captions with zeros. Things that no scene has stay None.
+    exist shows), depth with 0 (unknown), captions with zeros. Things that no scene has stay None. A caption
+    embedding of an unknown encoder, as shards had them before they named it, joins those of a known one.
 
     Raises:
-        ValueError: Grids have different shapes, only some scenes have latents, or latents come from several
-            autoencoders or have several shapes; names the keys.
+        ValueError: Grids have different shapes, only some scenes have latents, latents come from several
+            autoencoders or have several shapes, or captions were embedded by several text encoders or have several
+            numbers of channels; names the keys.
     """
     shapes = {tuple(scene.images.shape[1:]) for scene in scenes}
     if len(shapes) > 1:
@@ -33,6 +35,7 @@ def collate(scenes: Sequence[SceneBatch]) -> SceneBatch:
         keys=[key for scene in scenes for key in scene.keys],
         depths=_join_depths(scenes),
         text=_join_text(scenes),
+        text_encoder=next((scene.text_encoder for scene in scenes if scene.text_encoder), None),
         latents=_join_latents(scenes),
         autoencoder=scenes[0].autoencoder,
     )
@@ -84,6 +87,19 @@ def _join_text(scenes: Sequence[SceneBatch]) -> Tensor | None:
     known = [scene.text for scene in scenes if scene.text is not None]
     if not known:
         return None
+    encoders = {scene.text_encoder for scene in scenes if scene.text is not None and scene.text_encoder}
+    channels = {text.shape[2] for text in known}
+    if len(encoders) > 1 or len(channels) > 1:
+        embedded = [
+            f"{key!r} by {scene.text_encoder or 'an unknown one'} ({scene.text.shape[2]} channels)"
+            for scene in scenes
+            if scene.text is not None
+            for key in scene.keys
+        ]
+        raise ValueError(
+            f"samples cannot share a batch, their captions were embedded by several text encoders: "
+            f"{', '.join(embedded)}; preparation.captions embeds them anew"
+        )
     length, size = max(text.shape[1] for text in known), known[0].shape[2]
     text = torch.zeros(len(scenes), length, size)
     for row, scene in enumerate(scenes):

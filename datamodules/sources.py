@@ -17,10 +17,10 @@ from torch import Tensor
 from datamodules.archives import Members, is_remote
 from datamodules.augmentation import GridAugmentation, fit, unit_floats
 from datamodules.homography import HomographyViews
-from datamodules.latents import latents_of, refuse_inexact
+from datamodules.latents import draw_variant, latents_of, refuse_inexact
 from datamodules.references import ReferencePolicy
 from datamodules.selection import ContextSelection, Extent, GridSelection, Selected
-from scene4d.sample_format import SceneSample, decode_sample, read_meta
+from scene4d.sample_format import SceneSample, decode_sample, latents_entry, read_meta
 from scene4d.types import Cameras, SceneBatch
 
 
@@ -60,7 +60,8 @@ class Source:
         size: Height and width of this source's images, or one number for square ones; null takes the size of the
             data module. A source that is listed twice, under two names, gives grids of two sizes.
         latents: Whether to read the latents that `preparation.latents` has stored, instead of decoding pictures.
-            This is for training and its validation, and `SceneBatch.images` are then NaN.
+            This is for training and its validation, and `SceneBatch.images` are then NaN. Homographies and
+            augmentation are those of the stored variants, of which one is drawn; leave `homography` out then.
 
     Raises:
         ValueError: Stored latents would not be those of the grids that the options make; names the option.
@@ -174,11 +175,12 @@ class GridReader:
         """
         meta, key, source = read_meta(members), str(members["__key__"]), self.source
         views = source.homography.views if source.homography else meta["views"]
-        extent = Extent(key, views, meta["frames"], meta["depth_frames"])
+        entry = latents_entry(meta, key) if source.latents else None
+        extent = Extent(key, entry.views if entry else views, meta["frames"], meta["depth_frames"])
         assert source.selection is not None  # filled
         selected = source.selection.select(extent, rng)
-        if source.latents:
-            return self._stored_latents(members, selected, rng)
+        if entry:
+            return self._stored_latents(members, entry.variants, selected, rng)
         if source.homography is not None:
             grid = self._warped(members, meta["views"], source.homography, selected, rng)
         else:
@@ -188,13 +190,15 @@ class GridReader:
             grid = source.augmentation.apply(grid, rng)
         return _repeated(replace(grid, images=unit_floats(grid.images)), len(selected.frames))
 
-    def _stored_latents(self, members: Members, selected: Selected, rng: Random) -> SceneBatch:
+    def _stored_latents(self, members: Members, variants: int, selected: Selected, rng: Random) -> SceneBatch:
         """A grid of latents; nothing is kept in memory, since reading them costs little."""
-        sample = decode_sample(members, selected.views, self.depth, latents=True)
+        assert isinstance(self.source.selection, GridSelection)  # refuse_inexact
+        variant = draw_variant(variants, self.source.selection, rng)
+        sample = decode_sample(members, selected.views, self.depth, latents=True, variant=variant)
         if sample.images.shape[2:4] != self.size:
             raise ValueError(
-                f"sample {sample.key!r} is {sample.images.shape[2:4]}, source {self.source.name!r} asks for "
-                f"{self.size}: latents cannot be resized"
+                f"sample {sample.key!r} has latents of {sample.images.shape[2:4]}, source {self.source.name!r} "
+                f"asks for {self.size}: latents cannot be resized, preparation.latents --size makes others"
             )
         latents = latents_of(sample, len(selected.frames))
         return replace(
@@ -230,6 +234,7 @@ class GridReader:
             keys=[sample.key],
             depths=None if depths is None else depths[None],
             text=None if sample.text is None else torch.from_numpy(sample.text)[None],
+            text_encoder=sample.text_encoder or None,
         )
 
 

@@ -7,7 +7,8 @@ Members of a sample `KEY` in a WebDataset tar:
     KEY.view_00.webp    one lossless still a view, when the scene does not move (num_frames = 1)
     KEY.depth_00.png    16-bit planar z, the frames `depth_frames` stacked top to bottom; 0 = unknown
     KEY.text.npy        float16 caption embedding, l x d
-    KEY.latents_00.npy  optional: float16 latents of that view's video, z n y x, as one autoencoder gives them
+    KEY.latents_00.npy  optional: float16 latents of that view's video, z n y x, as one autoencoder gives them;
+                        further variants of the clip are latents_00_01.npy and so on, see `sample_arrays`
 
 meta.json holds the CRC-32 of every other member, which is compared when the member is decoded (shards written
 before that have none). Nothing is ever unpickled: the decoders are PyAV, Pillow, json and numpy with
@@ -27,6 +28,16 @@ import av
 import numpy as np
 from PIL import Image
 
+from scene4d.sample_arrays import (
+    LATENTS_NAME,
+    LatentsEntry,
+    checked_member,
+    decode_latents,
+    decode_text,
+    encode_array,
+    finite_half,
+    latents_name,
+)
 from scene4d.sample_meta import camera_problems, check_fps, check_meta
 from scene4d.video_files import write_h264
 from scene4d.video_files.colours import BT601, RGBFrames
@@ -50,11 +61,12 @@ class SceneSample:
         depth_frames: The n frame indices that have depth.
         caption: Plain text.
         text: float32 `l d` caption embedding, or None.
+        text_encoder: Fingerprint of the text encoder that made `text`; empty where unknown.
         group: Content group; held-out splits never share one with training.
         license: SPDX name and attribution of what is shown.
         views: Indices of the stored views that `images` holds (all of them unless a selection was decoded).
-        latents: float16 `v z n y x`, normalised latents of the stored videos from frame 0 on; None unless they
-            were asked for. Then `images` has the shape of the pictures, but is black and takes no memory.
+        latents: float16 `v z n y x`, normalised latents of one variant of the videos from frame 0 on; None unless
+            they were asked for. Then `images` has the shape of the pictures, but is black and takes no memory.
         autoencoder: Fingerprint of the autoencoder that made the latents.
         view_names: Names of the cameras that took the views; empty where the data set has none.
     """
@@ -75,6 +87,7 @@ class SceneSample:
     latents: np.ndarray | None = None
     autoencoder: str = ""
     view_names: list[str] = field(default_factory=list)
+    text_encoder: str = ""
 
 
 def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
@@ -116,7 +129,9 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
             stacked = np.round(sample.depths[k].reshape(-1, w) / scale).astype(np.uint16)
             members[f"depth_{k:02d}.png"] = _encode_depth(stacked)
     if sample.text is not None:
-        members["text.npy"] = _encode_array(sample.text)
+        members["text.npy"] = encode_array(sample.text)
+        if sample.text_encoder:
+            meta["text"] = {"encoder": sample.text_encoder}
     meta["crc32"] = {name: zlib.crc32(data) for name, data in members.items() if name != "meta.json"}
     members["meta.json"] = json.dumps(meta).encode()
     encoded = {"__key__": sample.key, **members}
@@ -124,29 +139,78 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
     return encoded
 
 
-def add_latents(members: dict[str, bytes], latents: np.ndarray, autoencoder: str) -> dict[str, Any]:
+def add_latents(
+    members: dict[str, bytes],
+    latents: np.ndarray,
+    autoencoder: str,
+    size: tuple[int, int] | None = None,
+    geometry: Sequence[bool] | None = None,
+) -> dict[str, Any]:
     """Adds latents to an encoded sample, in place of those it may have; all else stays to the byte.
 
     Args:
         members: As `decode_sample` takes them.
-        latents: `v z n y x` of all stored views, normalised, from frame 0 of the stored videos on.
+        latents: `v z n y x` of all views, normalised, from frame 0 of the stored videos on; or `k v z n y x`, k
+            variants of the clip.
         autoencoder: Fingerprint of what made them.
+        size: Height and width of the pictures that were encoded; None is the stored size.
+        geometry: One flag per variant, whether the stored cameras and depth are those of its pictures. None says so
+            of all, and then there must be as many views as stored.
 
     Raises:
         ValueError: There are more or fewer views than stored, or a value is not finite in float16; names the key.
     """
-    meta, key = read_meta(members), members["__key__"]
-    if latents.ndim != 5 or len(latents) != meta["views"]:
+    meta, key = read_meta(members), str(members["__key__"])
+    variants = latents[None] if latents.ndim == 5 else latents
+    flags = (True,) * len(variants) if geometry is None else tuple(geometry)
+    if variants.ndim != 6 or (any(flags) and variants.shape[1] != meta["views"]):
         raise ValueError(
             f"sample {key!r} has {meta['views']} views, its latents v z n y x are {latents.shape}"
         )
-    with np.errstate(over="ignore"):
-        latents = latents.astype(np.float16)
-    if not np.isfinite(latents).all():
-        raise ValueError(f"sample {key!r}: a latent is not finite in float16")
-    added = {_latents_name(view): _encode_array(array) for view, array in enumerate(latents)}
-    meta["latents"] = {"autoencoder": autoencoder, "shape": list(latents.shape[1:])}
-    meta["crc32"] = meta.get("crc32", {}) | {name: zlib.crc32(data) for name, data in added.items()}
+    variants = finite_half(variants, key, "a latent")
+    stored = size or (meta["height"], meta["width"])
+    entry = LatentsEntry(autoencoder, variants.shape[2:], variants.shape[1], stored, flags)
+    added = {
+        latents_name(view, variant): encode_array(variants[variant, view])
+        for variant, view in np.ndindex(variants.shape[:2])
+    }
+    kept, meta = _without(members, meta, [name for name in members if LATENTS_NAME.fullmatch(name)])
+    return _with(kept, meta | {"latents": entry.to_json(meta)}, added)
+
+
+def add_text(members: dict[str, bytes], text: np.ndarray | None, encoder: str) -> dict[str, Any]:
+    """Puts a caption embedding into an encoded sample, in place of the one it may have; all else stays to the byte.
+
+    Args:
+        members: As `decode_sample` takes them.
+        text: `l d` without padding; None leaves the sample without an embedding.
+        encoder: Fingerprint of the text encoder that made it.
+
+    Raises:
+        ValueError: It is no matrix, or a value is not finite in float16; names the key.
+    """
+    meta, key = read_meta(members), str(members["__key__"])
+    kept, meta = _without(members, meta, ["text.npy"])
+    meta.pop("text", None)
+    if text is None:
+        return _with(kept, meta, {})
+    if text.ndim != 2:
+        raise ValueError(f"sample {key!r}: a caption embedding must be l d, is {text.shape}")
+    data = encode_array(finite_half(text, key, "a caption embedding"))
+    return _with(kept, meta | {"text": {"encoder": encoder, "shape": list(text.shape)}}, {"text.npy": data})
+
+
+def _without(members: dict[str, bytes], meta: dict, names: Sequence[str]) -> tuple[dict[str, bytes], dict]:
+    """The members and meta.json without some members and their checksums."""
+    kept = {name: data for name, data in members.items() if name not in names}
+    checksums = {name: value for name, value in meta.get("crc32", {}).items() if name not in names}
+    return kept, meta | {"crc32": checksums} if "crc32" in meta else meta
+
+
+def _with(members: dict[str, bytes], meta: dict, added: dict[str, bytes]) -> dict[str, Any]:
+    """The members and `added`, with a meta.json that holds their checksums."""
+    checksums = meta.get("crc32", {}) | {name: zlib.crc32(data) for name, data in added.items()}
+    meta = meta | {"crc32": checksums} if checksums else meta
     return {**members, **added, "meta.json": json.dumps(meta).encode()}
 
 
@@ -176,7 +240,11 @@ def read_meta(members: dict[str, bytes]) -> dict:
 
 
 def decode_sample(
-    members: dict[str, bytes], views: Sequence[int] | None = None, depth: bool = True, latents: bool = False
+    members: dict[str, bytes],
+    views: Sequence[int] | None = None,
+    depth: bool = True,
+    latents: bool = False,
+    variant: int = 0,
 ) -> SceneSample:
     """Decodes one WebDataset sample; the inverse of `encode_sample` up to compression.
 
@@ -184,38 +252,60 @@ def decode_sample(
         members: Raw bytes by member name, as `webdataset.WebDataset` yields them undecoded.
         views: Which stored views to decode, in this order; None = all.
         depth: Whether to decode depth.
-        latents: Whether to decode the stored latents instead of the pictures.
+        latents: Whether to decode stored latents instead of the pictures. Views are then those of the latents, and
+            there are neither cameras nor depth where the stored ones are not those of the variant.
+        variant: Which variant of the latents to decode.
 
     Raises:
-        ValueError: A member is missing, unreadable or of another size than meta.json says, or latents are asked
-            for where there are none; names the sample and the member.
+        ValueError: A member is missing, unreadable or of another size than meta.json says, or latents or a variant are
+            asked for that are not there; names the sample and the member.
     """
     meta = read_meta(members)
     key = str(members["__key__"])
-    chosen = list(range(meta["views"])) if views is None else [int(k) for k in views]
-    if any(not 0 <= k < meta["views"] for k in chosen):
-        raise ValueError(f"sample {key!r} has {meta['views']} views, asked for {chosen}")
-    if latents:
-        images = np.broadcast_to(np.uint8(0), (len(chosen), meta["frames"], meta["height"], meta["width"], 3))
+    entry = latents_entry(meta, key) if latents else None
+    if entry and not 0 <= variant < entry.variants:
+        raise ValueError(f"sample {key!r} has {entry.variants} variants of latents, asked for {variant}")
+    stored = entry.views if entry else meta["views"]
+    chosen = list(range(stored)) if views is None else [int(k) for k in views]
+    if any(not 0 <= k < stored for k in chosen):
+        raise ValueError(f"sample {key!r} has {stored} views, asked for {chosen}")
+    if entry:
+        images = np.broadcast_to(np.uint8(0), (len(chosen), meta["frames"], *entry.size, 3))
     else:
         images = np.stack([_decode_view(members, meta, k) for k in chosen])
+    geometry = entry is None or entry.geometry[variant]
     depths = None
-    if depth and meta["depth_frames"]:
+    if depth and geometry and meta["depth_frames"]:
         stacked = [_decode_depth(members, meta, k) for k in chosen]
         shape = (len(chosen), len(meta["depth_frames"]), meta["height"], meta["width"])
         depths = np.stack(stacked).reshape(shape).astype(np.float32) * np.float32(meta["depth_scale"])
-    text = _decode_text(members, meta) if "text.npy" in members else None
     c2w, intrinsics = (
-        None if meta[name] is None else np.asarray(meta[name], np.float32)[chosen]
+        None if meta[name] is None or not geometry else np.asarray(meta[name], np.float32)[chosen]
         for name in ("c2w", "intrinsics")
     )
+    has_text = "text.npy" in members
     return SceneSample(
         key=key, source=meta["source"], images=images, fps=meta["fps"], c2w=c2w, intrinsics=intrinsics,
-        depths=depths, depth_frames=meta["depth_frames"], caption=meta["caption"], text=text,
+        depths=depths, depth_frames=meta["depth_frames"] if geometry else [], caption=meta["caption"],
+        text=decode_text(members, meta) if has_text else None,
+        text_encoder=meta.get("text", {}).get("encoder", "") if has_text else "",
         group=meta["group"], license=meta["license"], views=chosen,
-        latents=np.stack([_decode_latents(members, meta, k) for k in chosen]) if latents else None,
-        autoencoder=meta["latents"]["autoencoder"] if latents else "", view_names=_view_names(meta, chosen, key),
+        latents=decode_latents(members, meta, chosen, variant) if entry else None,
+        autoencoder=entry.autoencoder if entry else "",
+        view_names=_view_names(meta, chosen, key) if stored == meta["views"] else [],
     )  # fmt: skip
+
+
+def latents_entry(meta: dict, key: str) -> LatentsEntry:
+    """What `read_meta` found out about the latents of a sample.
+
+    Raises:
+        ValueError: It has none; names the sample.
+    """
+    entry = LatentsEntry.of(meta)
+    if entry is None:
+        raise ValueError(f"sample {key!r} has no latents; preparation.latents adds them")
+    return entry
 
 
 def _view_names(meta: dict, views: Sequence[int], key: str) -> list[str]:
@@ -242,23 +332,13 @@ def decode_video(data: bytes) -> np.ndarray:
         return np.stack([rgb.convert(frame) for frame in container.decode(video=0)])
 
 
-def _member(members: dict[str, bytes], meta: dict, name: str) -> bytes:
-    """A member whose checksum, where one is stored, agrees."""
-    if name not in members:
-        raise ValueError(f"sample {members['__key__']!r} has no {name}")
-    stored = meta.get("crc32", {}).get(name)
-    if stored is not None and stored != zlib.crc32(members[name]):
-        raise ValueError(f"sample {members['__key__']!r}: {name} is damaged, its checksum is another")
-    return members[name]
-
-
 def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
     key, shape = members["__key__"], (meta["frames"], meta["height"], meta["width"])
     names = (f"view_{view:02d}.mp4", f"view_{view:02d}.webp")
     name = next((n for n in names if n in members), None)
     if name is None:
         raise ValueError(f"sample {key!r} has neither {names[0]} nor {names[1]}")
-    data = _member(members, meta, name)
+    data = checked_member(members, meta, name)
     try:
         if name.endswith("mp4"):
             frames = decode_video(data)
@@ -273,7 +353,7 @@ def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray
 
 def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
     name, shape = f"depth_{view:02d}.png", (len(meta["depth_frames"]) * meta["height"], meta["width"])
-    data = _member(members, meta, name)
+    data = checked_member(members, meta, name)
     try:
         stacked = np.asarray(Image.open(io.BytesIO(data)), np.uint16)
     except Exception as error:
@@ -284,46 +364,6 @@ def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarra
             f"{len(meta['depth_frames'])} frames of {meta['height']} x {meta['width']}"
         )
     return stacked
-
-
-def _decode_text(members: dict[str, bytes], meta: dict) -> np.ndarray:
-    """The caption embedding, `l d`."""
-    data, key = _member(members, meta, "text.npy"), members["__key__"]
-    try:
-        text = np.asarray(np.load(io.BytesIO(data), allow_pickle=False)).astype(np.float32)
-    except Exception as error:  # numpy raises many types
-        raise ValueError(f"sample {key!r}: text.npy cannot be decoded: {error}") from error
-    if text.ndim != 2 or not np.isfinite(text).all():
-        raise ValueError(f"sample {key!r}: text.npy must be finite numbers l d, is {text.shape}")
-    return text
-
-
-def _decode_latents(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
-    key, name = members["__key__"], _latents_name(view)
-    if "latents" not in meta:
-        raise ValueError(f"sample {key!r} has no latents; preparation.latents adds them")
-    data, shape = _member(members, meta, name), tuple(meta["latents"]["shape"])
-    try:
-        latents = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-    except Exception as error:  # numpy raises many types, too
-        raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
-    if latents.shape != shape or latents.dtype != np.float16:
-        raise ValueError(
-            f"sample {key!r}: {name} is {latents.dtype} {latents.shape}, meta.json says float16 {shape}"
-        )
-    if not np.isfinite(latents).all():
-        raise ValueError(f"sample {key!r}: {name} holds a value that is not finite")
-    return latents
-
-
-def _latents_name(view: int) -> str:
-    return f"latents_{view:02d}.npy"
-
-
-def _encode_array(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array.astype(np.float16), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _encode_still(image: np.ndarray) -> bytes:

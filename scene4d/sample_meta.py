@@ -37,6 +37,7 @@ def check_meta(meta: Mapping[str, object]) -> None:
     problems = camera_problems(c2w, intrinsics)
     if problems:
         raise ValueError("; ".join(problems))
+    _check_arrays(meta)
 
 
 def check_fps(fps: object) -> None:
@@ -86,6 +87,34 @@ def _check_depth(meta: Mapping[str, object]) -> None:
     most = LARGEST / 65535  # the largest level must fit into float32
     if frames and not (_number(scale) and 0 < scale <= most):  # type: ignore[operator]
         raise ValueError(f"meta.json: depth_scale must be a positive number, is {_short(scale)}")
+
+
+def _check_arrays(meta: Mapping[str, object]) -> None:
+    """Checks the entries `text` and `latents`, which may be absent."""
+    text, latents = meta.get("text", {"encoder": ""}), meta.get("latents")
+    if not isinstance(text, dict) or not isinstance(text.get("encoder"), str):
+        raise ValueError(f"meta.json: text must hold the fingerprint of its encoder, is {_short(text)}")
+    if latents is None and "latents" not in meta:
+        return
+    if not isinstance(latents, dict) or not isinstance(latents.get("autoencoder"), str):
+        raise ValueError(
+            f"meta.json: latents must hold the fingerprint of their autoencoder, is {_short(latents)}"
+        )
+    shape, size = latents.get("shape"), latents.get("size", [1, 1])
+    geometry, views = latents.get("geometry", [True]), latents.get("views", meta["views"])
+    fine = {
+        "shape": isinstance(shape, list) and len(shape) == 4 and all(_whole(side, 1) for side in shape),
+        "size": isinstance(size, list) and len(size) == 2 and all(_whole(side, 1) for side in size),
+        "geometry": isinstance(geometry, list)
+        and len(geometry) > 0
+        and all(isinstance(x, bool) for x in geometry),
+    }
+    fine["views"] = _whole(views, 1) and (
+        views == meta["views"] or not (isinstance(geometry, list) and any(geometry))
+    )
+    for name in fine:
+        if not fine[name]:
+            raise ValueError(f"meta.json: latents.{name} is impossible, is {_short(latents.get(name))}")
 
 
 def _matrices(meta: Mapping[str, object], name: str, side: int) -> Float[np.ndarray, "v n n"] | None:

@@ -27,7 +27,8 @@ WITHIN_SCENE4D = {
     "video_files": set(),
     "geometry": {"types"},
     "sample_meta": set(),
-    "sample_format": {"types", "sample_meta", "video_files"},
+    "sample_arrays": set(),
+    "sample_format": {"types", "sample_arrays", "sample_meta", "video_files"},
     "grid_format": {"types"},
     "diffusion": {"types", "latent_grid"},
     "losses": {"types", "latent_grid", "geometry"},
@@ -58,12 +59,15 @@ FOR_DATAMODULES = {
     "interruption", "references", "stages",
 }  # fmt: skip
 FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
-# it runs the autoencoder so that training need not
+# they run the autoencoder and the text encoder so that training need not
 MORE_FOR = {
+    "preparation/captions.py": {"networks"},
     "preparation/eight_bits.py": {"networks"},
     "preparation/latents.py": {"networks"},
     "preparation/linear_codec.py": {"networks"},
     "preparation/linear_predictor.py": {"networks", "evaluation"},
+    "preparation/writing/captions.py": {"networks"},
+    "preparation/writing/rewriting.py": {"messages"},
 }
 # what each room of preparation may import of the others; the commands beside the rooms may import all of them
 ROOMS = {

@@ -60,6 +60,7 @@ class Clips:
         fps: Wanted frames per second.
         seed: Seed of all crops.
         texts: Embedded captions; embedding all at once or one by one differs in the last bit.
+        text_encoder: Fingerprint of the text encoder that made them.
     """
 
     clips: int
@@ -68,10 +69,12 @@ class Clips:
     fps: float
     seed: int
     texts: dict[str, Float[ndarray, "1 384"]]
+    text_encoder: str = ""
 
     def options(self) -> dict[str, object]:
-        """Returns all fields but the texts."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "texts"}
+        """Returns all fields but the texts and their encoder."""
+        names = {field.name for field in fields(self)} - {"texts", "text_encoder"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
 
     def name(self, scene: SourceVideo) -> str:
         """Returns the name of the video."""
@@ -92,6 +95,7 @@ class Clips:
             yield SceneSample(
                 key=f"{scene.name}_{count:04d}", source=SOURCE, images=frames[None],
                 fps=info.rate / window.stride, caption=scene.caption, text=self.texts.get(scene.caption),
+                text_encoder=self.text_encoder if scene.caption in self.texts else "",
                 group=scene.group, license=scene.license,
             )  # fmt: skip
             count += 1
@@ -121,8 +125,9 @@ def make_shuffled_shard(shard: jobs.SceneShard[SourceVideo]) -> Report:
 def _open(options: argparse.Namespace) -> tuple[Clips, list[SourceVideo]]:
     videos = _videos(options)
     captions = [video.caption for video in videos] if options.text else []
-    texts = dict(zip(captions, embed_captions(captions)))
-    clips = Clips(options.clips, options.frames, options.size, options.fps, options.seed, texts)
+    embedded, encoder = embed_captions(captions)
+    texts = dict(zip(captions, embedded))
+    clips = Clips(options.clips, options.frames, options.size, options.fps, options.seed, texts, encoder)
     return clips, videos
 
 

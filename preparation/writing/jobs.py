@@ -142,7 +142,8 @@ def encoded(shard: SceneShard[Scene], skipped: dict[str, str]) -> Iterator[Membe
                     skip(skipped, f"{name}: {sample.name}", sample.reason)
                     continue
                 if shard.embed and sample.text is None:
-                    sample = replace(sample, text=embed_captions([sample.caption])[0])
+                    texts, encoder = embed_captions([sample.caption])
+                    sample = replace(sample, text=texts[0], text_encoder=encoder)
                 yield encode_sample(sample, shard.crf)
         except (ImportError, MemoryError):  # no fault of the scene
             raise

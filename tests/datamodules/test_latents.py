@@ -20,9 +20,10 @@ from datamodules import (
 from datamodules.collation import collate
 from datamodules.selection import Extent
 from datamodules.sources import GridReader
-from preparation.latents import encode_views
+from preparation.latents import with_latents
+from preparation.writing.variants import ClipVariants
 from scene4d.networks.autoencoder import PatchAutoencoder, autoencoder_fingerprint, encode_grid
-from scene4d.sample_format import add_latents, decode_sample, encode_sample
+from scene4d.sample_format import add_text, decode_sample, encode_sample
 
 
 def moving(scene, key, **shape):
@@ -44,8 +45,7 @@ def stored(codec, scene):
 
     def make(key, **shape):
         members = encode_sample(moving(scene, key, **({"views": 4, "frames": 13} | shape)))
-        latents = encode_views(codec, decode_sample(members).images, frames=9)
-        return add_latents(members, latents, autoencoder_fingerprint(codec))
+        return with_latents(members, codec, autoencoder_fingerprint(codec), ClipVariants(frames=9))
 
     return make
 
@@ -81,10 +81,10 @@ def test_stored_latents_are_those_of_the_grid(codec, stored, frames, selection):
         assert not any(latents.images.stride()) and latents.autoencoder == autoencoder_fingerprint(codec)
 
 
-def test_frames_behind_the_last_group_are_left_out(codec, scene):
-    images = moving(scene, "one", frames=11).images
-    assert encode_views(codec, images, 29).shape == (4, 4, 3, 2, 2)
-    assert np.allclose(encode_views(codec, images, 29), encode_views(codec, images[:, :9], 29), atol=1e-5)
+def test_frames_behind_the_last_group_are_left_out(codec, stored):
+    eleven, nine = (decode_sample(stored("one", frames=frames), latents=True) for frames in (11, 9))
+    assert eleven.latents.shape == (4, 4, 3, 2, 2) and eleven.images.shape[1] == 11
+    assert nine.latents.shape == (4, 4, 3, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,23 @@ def test_frames_behind_the_last_group_are_left_out(codec, scene):
         (r"selection.frame_strides \(2,\)", {"selection": grid(frame_strides=[2], random=False)}),
         ("selection.reverse_time 0.5", {"selection": grid(reverse_time=0.5)}),
         ("selection is a ContextSelection", {"selection": ContextSelection()}),
-        ("homography given", {"homography": HomographyViews()}),
-        ("augmentation.flip 0.5", {"augmentation": GridAugmentation()}),
-        ("augmentation.permute_channels 1", {"augmentation": GridAugmentation(flip=0, permute_channels=1)}),
-        ("augmentation.gamma 0.2", {"augmentation": GridAugmentation(flip=0, gamma=0.2)}),
-        ("augmentation.gain 0.1", {"augmentation": GridAugmentation(flip=0, gain=0.1)}),
+        (
+            "homography given; .*preparation.latents --variants and --homography",
+            {"homography": HomographyViews()},
+        ),
+        ("augmentation.flip 0.5; .* --augmentation", {"augmentation": GridAugmentation()}),
+        (
+            "augmentation.permute_channels 1; .* --variants and --augmentation",
+            {"augmentation": GridAugmentation(0, permute_channels=1)},
+        ),
+        (
+            "augmentation.gamma 0.2; .* --variants and --augmentation",
+            {"augmentation": GridAugmentation(flip=0, gamma=0.2)},
+        ),
+        (
+            "augmentation.gain 0.1; .* --variants and --augmentation",
+            {"augmentation": GridAugmentation(flip=0, gain=0.1)},
+        ),
     ],
 )
 def test_what_needs_pixels_is_refused_at_once(option, changes):
@@ -118,7 +130,9 @@ def test_what_needs_pixels_is_refused_at_once(option, changes):
 def test_other_sizes_and_too_few_frames_are_refused(stored):
     members = stored("one")
     reader = GridReader(Source("objects", [], grid(), latents=True), (8, 8), False, 0)
-    with pytest.raises(ValueError, match=r"'one' is \(16, 16\).*'objects' asks for \(8, 8\).*resized"):
+    with pytest.raises(
+        ValueError, match=r"'one' has latents of \(16, 16\).*'objects' asks for \(8, 8\).* --size"
+    ):
         reader(members, Random(0))
     reader = GridReader(Source("objects", [], grid(frames=13), latents=True), (16, 16), False, 0)
     assert reader(members, Random(0)).latents.shape[3] == 4
@@ -143,6 +157,31 @@ def test_joined_batches_hold_latents_of_one_kind(stored):
     for other in (picture, replace(two, autoencoder="other"), replace(two, latents=two.latents[:, :, :2])):
         with pytest.raises(ValueError, match=r"\['one', '\w+'\] cannot share a batch, their latents"):
             collate([one, other])
+
+
+def captioned(stored, key, encoder, channels=4):
+    members = add_text(stored(key), np.full((2, channels), 0.5, np.float32), encoder)
+    return GridReader(Source("objects", [], grid(), latents=True), (16, 16), False, 0)(members, Random(0))
+
+
+def test_text_and_latents_come_from_one_sample(codec, stored):
+    scene = captioned(stored, "one", "minilm")
+    assert scene.text.shape == (1, 2, 4) and scene.text_encoder == "minilm"
+    assert scene.latents is not None and scene.autoencoder == autoencoder_fingerprint(codec)
+
+
+def test_joined_captions_come_from_one_text_encoder(stored):
+    one, two = captioned(stored, "one", "minilm"), captioned(stored, "two", "minilm")
+    unknown = replace(captioned(stored, "old", "minilm"), text_encoder=None)
+    without = replace(two, text=None, text_encoder=None)
+    assert collate([one, two]).text_encoder == "minilm" == collate([unknown, one]).text_encoder
+    assert collate([without, one]).text_encoder == "minilm" and not collate([without, one]).text[0].any()
+    assert collate([unknown, unknown]).text_encoder is None
+    named = r"^samples cannot share a batch, .* 'one' by minilm \(4 channels\), 'two' by {} \({} channels\); [^\n]+$"
+    with pytest.raises(ValueError, match=named.format("umt5", 4)):
+        collate([one, captioned(stored, "two", "umt5")])
+    with pytest.raises(ValueError, match=named.format("an unknown one", 6)):
+        collate([one, replace(captioned(stored, "two", "", 6), text_encoder=None)])
 
 
 def test_sources_with_and_without_latents_share_a_mixture(stored, tmp_path):

@@ -9,11 +9,13 @@ import torch
 import webdataset as wds
 from safetensors.torch import save_file
 
+from datamodules import GridAugmentation, HomographyViews
 from datamodules.shards import read_shard
 from preparation.inspect import main as inspect
-from preparation.latents import main
+from preparation.latents import main, with_latents
 from preparation.writing.manifest import recorded
 from preparation.writing.shards import write_shard
+from preparation.writing.variants import ClipVariants
 from scene4d.networks.autoencoder import PatchAutoencoder, autoencoder_fingerprint
 from scene4d.sample_format import SceneSample, decode_sample, encode_sample
 
@@ -137,6 +139,40 @@ def test_what_does_not_fit_together_is_refused(raw, tmp_path, weights):
     add(raw, tmp_path / "out", weights)
     with pytest.raises(SystemExit, match="objects-train-000000.tar was made from other scenes or options"):
         add(raw, tmp_path / "out", None)
+
+
+def test_options_of_variants_are_refused_in_one_line(raw, tmp_path, weights):
+    homography = ["--homography", "datamodules.HomographyViews"]
+    for options, message in [
+        (["--variants", "2"], "--variants 2 would be equal: give --augmentation or --homography"),
+        (["--augmentation", "{flip: 0.5}"], "--augmentation needs --variants 2 or more"),
+        (["--variants", "0", *homography], "--variants must be at least 1, is 0"),
+        (["--size", "0", "4"], r"--size must be positive, is \[0, 4\]"),
+        (["--variants", "2", "--augmentation", "{flip: 2}"], r"flip must lie in \[0, 1\], got 2"),
+        ([*homography, "--homography.scale", "2"], r"scale must lie in \[0, 0.5\], got 2"),
+    ]:
+        with pytest.raises(SystemExit, match=rf"^latents: [^\n]*{message}[^\n]*$"):
+            add(raw, tmp_path / "out", weights, *options)
+    missing = (tmp_path / "absent.safetensors", "")
+    with pytest.raises(SystemExit, match=r"^latents: [^\n]*absent.safetensors' does not exist[^\n]*$"):
+        add(raw, tmp_path / "out", missing)
+    assert not (tmp_path / "out").exists()
+
+
+def test_variants_by_the_command_line_are_those_of_the_reader(raw, tmp_path, weights):
+    more = ["--size", "8", "24", "--variants", "3", "--seed", "5", "--homography", "datamodules.HomographyViews",
+            "--homography.views", "3", "--augmentation.flip", "1"]  # fmt: skip
+    add(raw, tmp_path / "out", weights, *more)
+    codec = PatchAutoencoder(channels=4, width=64, depth=1, weights=str(weights[0])).eval()
+    clips = ClipVariants(9, 3, (8, 24), GridAugmentation(flip=1), HomographyViews(views=3), 5)
+    for key, members in samples(tmp_path / "out").items():
+        wanted = with_latents(samples(raw)[key], codec, weights[1], clips)
+        assert {name: wanted[name] for name in members if name[0] != "_"} == {
+            name: data for name, data in members.items() if name[0] != "_"
+        }
+        assert decode_sample(members, latents=True, variant=2).latents.shape[0] == 3
+    with pytest.raises(SystemExit, match="was made from other scenes or options"):
+        add(raw, tmp_path / "out", weights, *more, "--homography.scale", "0.1")
 
 
 @pytest.mark.slow  # each process imports torch

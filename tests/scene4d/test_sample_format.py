@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from scene4d.sample_format import SceneSample, add_latents, decode_sample, encode_sample
+from scene4d.sample_format import SceneSample, add_latents, add_text, decode_sample, encode_sample
 
 LATENTS = np.random.default_rng(0).normal(size=(3, 4, 2, 2, 3)).astype(np.float32)  # v z n y x
 
@@ -148,3 +148,34 @@ def test_what_would_be_damage_is_never_written(name, value, message):
     encode_sample(posed())
     with pytest.raises(ValueError, match=f"^(a|sample 'a'): .*{message}"):
         encode_sample(posed(**{name: value}))
+
+
+def test_a_caption_embedding_is_put_in_its_place(members):
+    text = np.random.default_rng(2).normal(size=(5, 6)).astype(np.float32)
+    sample = decode_sample(added := add_text(members, text, "umt5"))
+    assert np.array_equal(sample.text, text.astype(np.float16).astype(np.float32))
+    assert sample.text_encoder == "umt5" and decode_sample(members).text_encoder == ""
+    changed = {"meta.json", "text.npy"}
+    assert all(added[name] == data for name, data in members.items() if name not in changed)
+    without = decode_sample(nothing := add_text(added, None, "umt5"))
+    assert without.text is None and without.text_encoder == "" and "text.npy" not in nothing
+    assert json.loads(nothing["meta.json"]).keys() == json.loads(members["meta.json"]).keys()
+
+
+@pytest.mark.parametrize("text", [np.ones(4), np.full((1, 4), np.nan), np.full((1, 4), 1e6)])
+def test_impossible_caption_embeddings_are_never_written(members, text):
+    with pytest.raises(ValueError, match=r"^sample 'a': a caption embedding [^\n]+$"):
+        add_text(members, text, "umt5")
+
+
+@pytest.mark.parametrize("entry", [None, "umt5", {}, {"encoder": 3}])
+def test_impossible_names_of_encoders_are_damage(members, entry):
+    meta = json.loads(members["meta.json"]) | {"text": entry}
+    with pytest.raises(ValueError, match=r"^sample 'a': meta.json: text must hold the fingerprint[^\n]+$"):
+        decode_sample(members | {"meta.json": json.dumps(meta).encode()})
+
+
+def test_an_encoded_sample_keeps_the_name_of_its_text_encoder(members):
+    sample = decode_sample(add_text(members, np.ones((2, 4)), "umt5"))
+    assert decode_sample(encode_sample(sample)).text_encoder == "umt5"
+    assert b'"text"' not in members["meta.json"]

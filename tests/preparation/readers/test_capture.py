@@ -113,7 +113,9 @@ def test_square_holds_what_moves(take):
 
 
 def test_command_writes_one_sample_a_take(take, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
+    monkeypatch.setattr(
+        jobs, "embed_captions", lambda names: (np.ones((len(names), 1, 384), np.float32), "e")
+    )
     broken = tmp_path / "Broken"
     broken.mkdir()
     options = ["--takes", str(take), str(broken), "--output", str(tmp_path / "out"), "--size", "32"]
@@ -139,7 +141,9 @@ def test_command_writes_one_sample_a_take(take, tmp_path, monkeypatch):
 
 
 def test_turned_videos_are_named_and_cameras_left_out(take, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
+    monkeypatch.setattr(
+        jobs, "embed_captions", lambda names: (np.ones((len(names), 1, 384), np.float32), "e")
+    )
     options = ["--takes", str(take), "--size", "32", "--frames", "5", "--stride", "2", "--output"]
     capture.main([*options, str(tmp_path / "one"), "--skip", "cam01", "--start", "1"])
     (members,) = list(webdataset.WebDataset(f"{tmp_path}/one/capture-val-000000.tar", shardshuffle=False))

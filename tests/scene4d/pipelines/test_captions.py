@@ -7,10 +7,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from datamodules.shards import read_shard
+from lightning_modules import from_config
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.latent_grid import latent_frames
 from scene4d.pipelines import Captions, GridGenerator, Sampling
 from scene4d.references import reference_mask
+from scene4d.sample_format import decode_sample
 from scene4d.types import SceneBatch
 
 
@@ -127,3 +130,11 @@ def test_the_iterator_over_a_sample_can_be_watched():
     )
     list(model.predictions(batch()))
     assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_the_small_preset_embeds_prompts_as_its_shards_did():
+    captions = from_config("configs/small/shipped_diffusion.yaml").captions
+    (members, *_) = read_shard("assets/small/shards/objects-val-000000.tar")
+    stored = decode_sample(members)
+    (text,) = captions.embed(batch(prompts=[stored.caption], count=1))
+    torch.testing.assert_close(text, torch.from_numpy(stored.text), rtol=0, atol=1e-3)

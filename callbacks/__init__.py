@@ -6,6 +6,7 @@ from callbacks.grid_export import GridExport
 from callbacks.grid_logging import GridLogging
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.metrics_export import MetricsExport
+from callbacks.step_times import StepTimes
 from callbacks.throughput import Throughput
 from callbacks.weights_export import WeightsExport
 
@@ -16,6 +17,7 @@ __all__ = [
     "GridLogging",
     "LastCheckpoint",
     "MetricsExport",
+    "StepTimes",
     "Throughput",
     "WeightsExport",
 ]

@@ -8,7 +8,9 @@ import json
 import lightning as L
 
 from lightning_modules.config_parser import ConfigParser, add_stages
+from lightning_modules.frozen_base import base_files, refuse_other_base
 from lightning_modules.training import Training
+from scene4d.networks.recorded_base import recorded_bases
 
 COMMAND_LINE = (
     "seed_everything",
@@ -28,7 +30,8 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
 
     Args:
         configs: YAML files, later ones over earlier ones.
-        weights: Weight files that take the place of the configs' `initial_weights`.
+        weights: Weight files that take the place of the configs' `initial_weights`. A checkpoint without its base
+            is loaded onto the `initial_weights` that it records.
 
     Raises:
         ValueError: A config or weights file is missing or does not fit, or weights are missing; names it.
@@ -42,7 +45,9 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     for name in COMMAND_LINE:
         parser.add_argument(f"--{name}", type=object)
     parts = [*configs]
+    records = recorded_bases(weights or [])
     if weights is not None:
+        weights = [*dict.fromkeys([file for record in records for file in record["initial"]] + weights)]
         parts.append(json.dumps({"model": {"init_args": {"initial_weights": weights}}}))
     config = parser.parse_args([argument for part in parts for argument in ("--config", part)])
     with contextlib.suppress(KeyError):
@@ -50,5 +55,7 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     del config["trainer"]
     model = parser.instantiate(config).model
     model.configure_model()
+    for record in records:
+        refuse_other_base(model.state_dict(), record, base_files(model, model.initial_weights))
     model.refuse_untrained()
     return model.eval().requires_grad_(False)

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.checkpoint_contents import checkpoint_tensors
+from lightning_modules.frozen_base import FrozenBase, base_files
 from lightning_modules.schedules import StagedWarmup
 from lightning_modules.step_watch import StepWatch
 from scene4d.evaluation.rows import Row
@@ -83,7 +84,7 @@ class Training(L.LightningModule):
         self.untrained: list[str] = []  # names that still have their initial values
         self.results: dict[str, list[Row]] = {}
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
-        self.watch = StepWatch()
+        self.watch, self.frozen_base = StepWatch(), FrozenBase()
 
     def setup(self, stage: str) -> None:
         """Refuses precisions that keep no float32 weights, and strategies whose ranks would train apart.
@@ -120,6 +121,7 @@ class Training(L.LightningModule):
         self.untrained = list(network.state_dict())
         if self.initial_weights:
             self.untrained = load_initial_weights(network, self.initial_weights)
+        self.frozen_base.note(network, self.untrained)
         if network.has_weights:
             self.untrained = []
         self.network = network
@@ -166,22 +168,24 @@ class Training(L.LightningModule):
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what has diverged out of every checkpoint, so that the last good one stays.
+        """Keeps what has diverged out of every checkpoint, and frozen weights that files give again.
 
         Raises:
             ValueError: The last step has diverged, or a weight is not finite.
         """
         self.watch.settle()
         refuse_non_finite(checkpoint_tensors(checkpoint), "no checkpoint is written")
+        self.frozen_base.remove(self, checkpoint, base_files(self, self.initial_weights))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint holds every weight. Outside training its averages take the place of the trained values.
+        """A checkpoint holds every weight but those of its base. Outside training its averages replace the trained.
 
         Raises:
-            ValueError: A weight or an average is not finite.
+            ValueError: A weight or an average is not finite, or this run has another base than the checkpoint.
         """
         path = None if self._trainer is None else self.trainer.ckpt_path
         refuse_non_finite(checkpoint_tensors(checkpoint), f"checkpoint {str(path or 'file')!r} is of no use")
+        self.frozen_base.restore(self, checkpoint, base_files(self, self.initial_weights))
         self.untrained = []
         if not self.fitting:
             averages = checkpoint_averages(checkpoint)

@@ -36,7 +36,7 @@ WITHIN_SCENE4D = {
     "visualization": {"types", "geometry", "video_files"},
     "rendering": {"types", "geometry", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
-    "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians"},
+    "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians", "distributed"},
     "pipelines": {
         "types", "references", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks",
     },

@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
+from scene4d.networks.recorded_base import refuse_missing_base
 
 P = TypeVar("P", bound="Pretrained")
 
@@ -56,6 +57,7 @@ def load_weights(
     dropped = tuple(prefix for prefix in unused if not any(key.startswith(prefix) for key in own))
     given = {key: value for key, value in merged.items() if not key.startswith(dropped)}
     kept = [key for key in own if key not in given and key.startswith(tuple(optional))]
+    refuse_missing_base([key for key in own if key not in given and key not in kept], paths)
     _explain_mismatch({k: v for k, v in own.items() if k not in kept}, given, " + ".join(paths))
     module.load_state_dict(given, strict=False)
     return kept

@@ -33,14 +33,7 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     Raises:
         ValueError: A config or weights file is missing or does not fit, or weights are missing; names it.
     """
-    parser = ConfigParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True, required=True)
-    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=False)
-    parser.add_lightning_class_args(L.Trainer, "trainer")
-    for name in COMMAND_LINE:
-        parser.add_argument(f"--{name}", type=object)
-    parts = [*configs]
+    parser, parts = training_parser(), [*configs]
     if weights is not None:
         parts.append(json.dumps({"model": {"init_args": {"initial_weights": weights}}}))
     config = parser.parse_args([argument for part in parts for argument in ("--config", part)])
@@ -51,3 +44,15 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     model.configure_model()
     model.refuse_untrained()
     return model.eval().requires_grad_(False)
+
+
+def training_parser() -> ConfigParser:
+    """A parser of the config files of a training, without the command line's own options."""
+    parser = ConfigParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True, required=True)
+    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=False)
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    for name in COMMAND_LINE:
+        parser.add_argument(f"--{name}", type=object)
+    return parser

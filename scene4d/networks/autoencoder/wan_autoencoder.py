@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scene4d.latent_grid import TEMPORAL_STRIDE
-from scene4d.networks.pretrained import from_pretrained
+from scene4d.networks.diffusers_layout import load_diffusers_model
 
 
 class WanAutoencoder(nn.Module):
@@ -23,8 +23,8 @@ class WanAutoencoder(nn.Module):
             memory, and are hardly faster.
 
     Raises:
-        ValueError: The checkpoint is missing, or compresses time by another factor than 4, or `videos_at_once` is
-            not positive.
+        ValueError: The checkpoint is missing or of another class, or compresses time by another factor than 4, or
+            `videos_at_once` is not positive.
     """
 
     model: Any  # an AutoencoderKLWan, whose members diffusers declares to no type checker
@@ -42,7 +42,7 @@ class WanAutoencoder(nn.Module):
         self.videos_at_once = videos_at_once
         from diffusers import AutoencoderKLWan  # half a second, for those alone who use it
 
-        self.model = from_pretrained(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
+        self.model = load_diffusers_model(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
         config = self.model.config
         if config.get("scale_factor_temporal", TEMPORAL_STRIDE) != TEMPORAL_STRIDE:
             raise ValueError(

@@ -9,6 +9,14 @@ from benchmarks.architectures import cost, main
 from benchmarks.memory import Grid
 from scene4d.networks import WanGridTransformer
 
+SHORT = """
+model.init_args.lr_scheduler.init_args.warmup_steps: 1
+data.init_args.num_workers: 0
+data.init_args.batch_size: 1
+data.init_args.val_batch_size: 1
+data.init_args.val: [{name: objects, urls: [objects-val-*.tar]}]
+"""
+
 
 def test_flops_are_those_of_the_formula():
     """One block, one view: products of the layers and both attentions, by hand."""
@@ -26,9 +34,7 @@ def test_flops_are_those_of_the_formula():
 
 
 def test_two_steps_of_each(tmp_path, caplog):
-    (tmp_path / "short.yaml").write_text(
-        "model.init_args.lr_scheduler.init_args.warmup_steps: 1\ndata.init_args.num_workers: 0\n"
-    )
+    (tmp_path / "short.yaml").write_text(SHORT)
     configs = f"[configs/small/diffusion_stage1.yaml, {tmp_path}/short.yaml]"
     with caplog.at_level("INFO"):
         main(["--steps", "2", "--config", configs, "--json", str(tmp_path / "figures.json")])

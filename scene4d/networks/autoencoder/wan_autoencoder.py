@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ class WanAutoencoder(nn.Module):
         self.videos_at_once = videos_at_once
         from diffusers import AutoencoderKLWan  # half a second, for those alone who use it
 
-        self.model = load_diffusers_model(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
+        # diffusers declares its loaders otherwise than it calls them
+        load: Callable[..., Any] = load_diffusers_model
+        self.model = load(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
         config = self.model.config
         if config.get("scale_factor_temporal", TEMPORAL_STRIDE) != TEMPORAL_STRIDE:
             raise ValueError(

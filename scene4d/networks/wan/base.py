@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -63,8 +63,8 @@ def trained_base(pretrained: str, subfolder: str, dtype: str) -> WanBase:
         ValueError: The checkpoint is missing, damaged or of another class, or it is the base of
             another task, for example of image-to-video.
     """
-    # diffusers declares the members of its model to no type checker
-    base: WanBase = load_diffusers_model(WanTransformer3DModel, pretrained, subfolder, getattr(torch, dtype))  # type: ignore
+    load: Callable[..., WanBase] = load_diffusers_model  # diffusers declares the members of its model to nobody
+    base = load(WanTransformer3DModel, pretrained, subfolder, getattr(torch, dtype))
     config = base.config
     if config.in_channels != config.out_channels or config.image_dim is not None:
         raise ValueError(

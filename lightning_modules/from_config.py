@@ -36,16 +36,7 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     Raises:
         ValueError: A config or weights file is missing or does not fit, or weights are missing; names it.
     """
-    parser = ConfigParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True, required=True)
-    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=False)
-    parser.add_lightning_class_args(L.Trainer, "trainer")
-    add_stages(parser)
-    for name in COMMAND_LINE:
-        parser.add_argument(f"--{name}", type=object)
-    parts = [*configs]
-    records = recorded_bases(weights or [])
+    parser, parts, records = training_parser(), [*configs], recorded_bases(weights or [])
     if weights is not None:
         weights = [*dict.fromkeys([file for record in records for file in record["initial"]] + weights)]
         parts.append(json.dumps({"model": {"init_args": {"initial_weights": weights}}}))
@@ -59,3 +50,16 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
         refuse_other_base(model.state_dict(), record, base_files(model, model.initial_weights))
     model.refuse_untrained()
     return model.eval().requires_grad_(False)
+
+
+def training_parser() -> ConfigParser:
+    """A parser of the config files of a training, without the command line's own options."""
+    parser = ConfigParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True, required=True)
+    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=False)
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    add_stages(parser)
+    for name in COMMAND_LINE:
+        parser.add_argument(f"--{name}", type=object)
+    return parser

@@ -193,7 +193,7 @@ def test_a_key_that_only_the_checkpoint_has():
 @pytest.mark.filterwarnings("ignore")
 def test_an_image_size_that_the_network_cannot_take(tmp_path):
     line = told(*small_autoencoder("fit", tmp_path, "--data.init_args.size", "20"))
-    assert line == "images are 20 x 20, both must be divisible by the autoencoder's 8"
+    assert line == "images are 20 x 20, both must be divisible by the autoencoder's 8: use 16 x 16 or 24 x 24"
     line = told(
         "fit", "--config", "configs/small/reconstruction_static.yaml", "--trainer.default_root_dir", str(tmp_path),
         "--data", "configs/data/small_reconstruction_static.yaml", "--data.init_args.size", "60",

@@ -45,9 +45,10 @@ def load_weights(
 
     Raises:
         ValueError: A file is missing, unreadable or holds NaN, or belongs to another architecture; names the file
-            and the first key that differs, with both shapes.
+            and the first key that differs, with both shapes. Or the module is on the meta device.
     """
     paths = [str(paths)] if isinstance(paths, (str, Path)) else list(paths)
+    _refuse_meta_module(module, paths)
     merged: dict[str, Tensor] = {}
     for path in paths:
         weights = read_weights(path)
@@ -61,6 +62,32 @@ def load_weights(
     _explain_mismatch({k: v for k, v in own.items() if k not in kept}, given, " + ".join(paths))
     module.load_state_dict(given, strict=False)
     return kept
+
+
+def _refuse_meta_module(module: Module, paths: Sequence[str]) -> None:
+    """Checks that a module can take weights: one on the meta device would take none in silence."""
+    meta = [name for name, value in module.state_dict().items() if value.is_meta]
+    if meta:
+        raise ValueError(
+            f"{' + '.join(paths)}: weights cannot be loaded into a network on the meta device ({len(meta)} tensors, "
+            f"the first is {meta[0]!r}); build it on the CPU, or call to_empty() first"
+        )
+
+
+def refuse_meta_device(what: str) -> None:
+    """Checks that the default device can hold weights.
+
+    Args:
+        what: What cannot be done otherwise; the message begins with it.
+
+    Raises:
+        ValueError: It is meta.
+    """
+    if torch.empty(0).is_meta:
+        raise ValueError(
+            f"{what}: the default device is meta, which holds no weights; on it, build the network with "
+            "pretrained null and the sizes of its config.json"
+        )
 
 
 def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
@@ -149,18 +176,20 @@ def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 @runtime_checkable
 class Pretrained(Protocol):
-    """The part of diffusers' models that loads them."""
+    """The part of transformers' models and tokenizers that loads them."""
 
     @classmethod
     def from_pretrained(cls: type[P], pretrained: str, *, subfolder: str, torch_dtype: torch.dtype) -> P: ...
 
 
 def from_pretrained(model_class: type[P], pretrained: str, subfolder: str, dtype: torch.dtype) -> P:
-    """Calls `model_class.from_pretrained` of diffusers.
+    """Calls `model_class.from_pretrained` of transformers; `load_diffusers_model` is for models of diffusers.
 
     Raises:
-        ValueError: `pretrained` is neither a local folder nor reachable on the hub; says which files to put where.
+        ValueError: `pretrained` is neither a local folder nor reachable on the hub (says which files to put where),
+            or the default device is meta.
     """
+    refuse_meta_device(f"cannot load {model_class.__name__} from {pretrained!r}")
     try:
         return model_class.from_pretrained(pretrained, subfolder=subfolder, torch_dtype=dtype)
     except OSError as error:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scene4d.latent_grid import latent_frames
 from scene4d.networks.contracts import Autoencoder
+from scene4d.networks.sizes import refuse_size
 
 
 def encode_grid(
@@ -27,10 +28,8 @@ def encode_grid(
     """
     b, v, t, _, h, w = images.shape
     latent_frames(t)
-    if h % autoencoder.stride or w % autoencoder.stride:
-        raise ValueError(
-            f"images are {h} x {w}, both must be divisible by the autoencoder's {autoencoder.stride}"
-        )
+    stride = autoencoder.stride
+    refuse_size("images", (h, w), (stride, stride), f"the autoencoder's {stride}")
     video = rearrange(images, "b v t c h w -> (b v) c t h w")
     latents = autoencoder.encode(video * 2 - 1)
     return rearrange(latents, "(b v) z n y x -> b v n z y x", b=b, v=v)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scene4d.latent_grid import TEMPORAL_STRIDE
-from scene4d.networks.pretrained import from_pretrained
+from scene4d.networks.diffusers_layout import load_diffusers_model
 
 
 class WanAutoencoder(nn.Module):
@@ -23,8 +24,8 @@ class WanAutoencoder(nn.Module):
             memory, and are hardly faster.
 
     Raises:
-        ValueError: The checkpoint is missing, or compresses time by another factor than 4, or `videos_at_once` is
-            not positive.
+        ValueError: The checkpoint is missing or of another class, or compresses time by another factor than 4, or
+            `videos_at_once` is not positive.
     """
 
     model: Any  # an AutoencoderKLWan, whose members diffusers declares to no type checker
@@ -42,7 +43,9 @@ class WanAutoencoder(nn.Module):
         self.videos_at_once = videos_at_once
         from diffusers import AutoencoderKLWan  # half a second, for those alone who use it
 
-        self.model = from_pretrained(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
+        # diffusers declares its loaders otherwise than it calls them
+        load: Callable[..., Any] = load_diffusers_model
+        self.model = load(AutoencoderKLWan, pretrained, subfolder, getattr(torch, dtype))
         config = self.model.config
         if config.get("scale_factor_temporal", TEMPORAL_STRIDE) != TEMPORAL_STRIDE:
             raise ValueError(

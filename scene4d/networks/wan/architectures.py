@@ -45,20 +45,20 @@ class Fused:
     """Every token attends to its own view and its own time in one softmax: no new parameter (paper, Eq. 1).
 
     Args:
-        positions: Gives every latent frame of the grid its position in time.
+        positions: Gives every latent frame of the grid its position in time: `ViewAfterView` or `Diagonal`. None
+            means `ViewAfterView()`.
         backend: "auto", or another backend of `fused_view_time_attention`.
     """
 
-    positions: Positions = ViewAfterView()
+    positions: Positions | None = None
     backend: str = "auto"
     new: ClassVar[Sequence[str]] = ()
     trainable: ClassVar[Sequence[str]] = (r"\.attn1\.",)
 
     def install(self, base: WanBase) -> None:
         """Replaces the self-attention and the positions."""
-        base.rope = GridRotaryEmbedding(
-            base.config.attention_head_dim, base.config.patch_size, self.positions
-        )
+        positions = ViewAfterView() if self.positions is None else self.positions
+        base.rope = GridRotaryEmbedding(base.config.attention_head_dim, base.config.patch_size, positions)
         _set_self_attention(base, self.backend)
 
 

@@ -1,13 +1,16 @@
-"""The members of diffusers' `WanTransformer3DModel` that are used here; diffusers declares them to no type checker."""
+"""The base model: the members of diffusers' `WanTransformer3DModel` that are used here, and its weights from disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
+
+from scene4d.networks.diffusers_layout import load_diffusers_model
 
 
 class WanConfig(Protocol):
@@ -15,7 +18,10 @@ class WanConfig(Protocol):
 
     patch_size: tuple[int, int, int]
     attention_head_dim: int
+    num_attention_heads: int
     in_channels: int
+    out_channels: int
+    image_dim: int | None
     text_dim: int
 
 
@@ -43,3 +49,28 @@ class WanBase(Protocol):
     def __call__(
         self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, *, return_dict: bool
     ) -> tuple[Tensor]: ...
+
+
+def trained_base(pretrained: str, subfolder: str, dtype: str) -> WanBase:
+    """Loads a text-to-video base.
+
+    Args:
+        pretrained: Local folder or hub id in diffusers' layout.
+        subfolder: Folder of the transformer inside it.
+        dtype: Type of the weights, float32 or bfloat16.
+
+    Raises:
+        ValueError: The checkpoint is missing, damaged or of another class, or it is the base of
+            another task, for example of image-to-video.
+    """
+    load: Callable[..., WanBase] = (
+        load_diffusers_model  # diffusers declares the members of its model to nobody
+    )
+    base = load(WanTransformer3DModel, pretrained, subfolder, getattr(torch, dtype))
+    config = base.config
+    if config.in_channels != config.out_channels or config.image_dim is not None:
+        raise ValueError(
+            f"{pretrained!r} is no text-to-video base: it takes {config.in_channels} channels and gives "
+            f"{config.out_channels}, with image_dim {config.image_dim}; use a T2V or TI2V checkpoint of Wan"
+        )
+    return base

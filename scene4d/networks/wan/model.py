@@ -18,9 +18,11 @@ from diffusers import WanTransformer3DModel
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from scene4d.networks.pretrained import from_pretrained, load_weights
+from scene4d.networks.pretrained import load_weights
+from scene4d.networks.sizes import refuse_size
 from scene4d.networks.trainable import HALF_TYPES
 from scene4d.networks.wan.architectures import Architecture, Fused
+from scene4d.networks.wan.base import trained_base
 from scene4d.networks.wan.initialization import initialize
 from scene4d.networks.wan.invariants import base_output, check_invariants, tiny_input
 from scene4d.networks.wan.lora import LoRA
@@ -90,8 +92,12 @@ class WanGridTransformer(nn.Module):
         super().__init__()
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
+        if pretrained is None and adapter is not None:
+            raise ValueError(
+                "adapter: LoRA adapts a base that is trained, give its folder or hub id as pretrained"
+            )
         if pretrained is not None:
-            self.base = from_pretrained(WanTransformer3DModel, pretrained, subfolder, getattr(torch, dtype))
+            self.base = trained_base(pretrained, subfolder, dtype)
         else:
             self.base = WanTransformer3DModel(
                 patch_size=tuple(patch_size), num_attention_heads=num_attention_heads,
@@ -105,25 +111,21 @@ class WanGridTransformer(nn.Module):
         self.patch_size: tuple[int, int, int] = tuple(self.base.config.patch_size)
         self.adapter = adapter
         if pretrained is None:
-            if adapter is not None:
-                raise ValueError(
-                    "adapter: LoRA adapts a base that is trained, give its folder or hub id as pretrained"
-                )
             self._replace_layers(reference_bias)
         else:
             given = tiny_input(self.base, self.text_length)
             expected = base_output(self.base, given)
             self._replace_layers(reference_bias)
-            if adapter is not None:
-                adapter.install(self.base)
             check_invariants(self, given, expected, self.base.dtype)
         if weights is not None:
             load_weights(self, weights)
 
     def _replace_layers(self, reference_bias: bool) -> None:
-        """Makes the base one of grids; its weights keep their names."""
+        """Makes the base one of grids; its weights keep their names, up to those of an adapter."""
         self.architecture.install(self.base)
         self.base.patch_embedding = ReferencePatchEmbedding(self.base.patch_embedding, reference_bias)
+        if self.adapter is not None:
+            self.adapter.install(self.base)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -171,11 +173,12 @@ class WanGridTransformer(nn.Module):
             reference_mask: True where the latent is given.
 
         Raises:
-            ValueError: A size is not divisible by the patch, the grid is too large for the positions of the
-                architecture, or there are more tokens of text than `text_length`.
+            ValueError: A size is not divisible by the patch, latents or captions have another number of channels
+                than the network, the grid is too large for the positions of the architecture, or there are more
+                tokens of text than `text_length`.
         """
-        self._check(latents)
         text = latents.new_zeros(len(latents), 0, self.base.config.text_dim) if text is None else text
+        self._check(latents, text)
         base, text = self.base, self._padded(text)
         with self._autocast(latents.device):
             positions = base.rope(latents)
@@ -213,12 +216,19 @@ class WanGridTransformer(nn.Module):
             raise ValueError(f"a caption has {text.shape[1]} tokens, text_length is {self.text_length}")
         return F.pad(text, (0, 0, 0, self.text_length - text.shape[1]))
 
-    def _check(self, latents: Float[Tensor, "b v n z y x"]) -> None:
-        frames, height, width = latents.shape[2], *latents.shape[4:]
-        pt, ph, pw = self.patch_size
-        if height % ph or width % pw:
+    def _check(self, latents: Float[Tensor, "b v n z y x"], text: Float[Tensor, "b l d"]) -> None:
+        frames, channels, height, width = latents.shape[2:]
+        config, (pt, ph, pw) = self.base.config, self.patch_size
+        if channels != config.in_channels:
             raise ValueError(
-                f"latents are {height} x {width}, both must be divisible by the patch {ph} x {pw}"
+                f"latents have {channels} channels, the network takes {config.in_channels}: use the autoencoder of "
+                "the network's own checkpoint"
             )
+        if text.shape[2] != config.text_dim:
+            raise ValueError(
+                f"captions have {text.shape[2]} channels, the network takes {config.text_dim}: embed them with the "
+                "text encoder of the network's own checkpoint"
+            )
+        refuse_size("latents", (height, width), (ph, pw), f"the patch {ph} x {pw}")
         if frames % pt:
             raise ValueError(f"{frames} latent frames are not divisible by the patch's {pt}")

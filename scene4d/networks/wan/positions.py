@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from einops import rearrange
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Grid = tuple[int, int, int]
+Places = Int[Tensor, "v t"]  # one object, so that jsonargparse sees that classes fulfil the protocol
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ class RowColumnPositions:
     grid: Grid
 
 
+class Positions(Protocol):
+    """Places the latent frames of a grid in time."""
+
+    def places(self, views: int, times: int) -> Places:
+        """Returns the position in time of every latent frame of a grid."""
+        ...
+
+
 @dataclass(frozen=True)
 class ViewAfterView:
     """The views follow each other as in one long video: view * max_latent_frames + time (paper, sec. 3.1).
@@ -56,7 +65,7 @@ class ViewAfterView:
 
     max_latent_frames: int = 21
 
-    def __call__(self, views: int, times: int) -> Int[Tensor, "v t"]:
+    def places(self, views: int, times: int) -> Places:
         """Returns the position in time of every latent frame of a grid.
 
         Raises:
@@ -64,7 +73,9 @@ class ViewAfterView:
         """
         if views > 1 and times > self.max_latent_frames:
             raise ValueError(
-                f"{times} latent frames exceed max_latent_frames = {self.max_latent_frames}: positions would collide"
+                f"{times} latent frames exceed max_latent_frames = {self.max_latent_frames}: positions would collide, "
+                "the end of each view with the start of the next one; use fewer frames, or raise it in the positions "
+                "of the architecture"
             )
         return self.max_latent_frames * torch.arange(views)[:, None] + torch.arange(times)
 
@@ -77,12 +88,9 @@ class Diagonal:
     reference video.
     """
 
-    def __call__(self, views: int, times: int) -> Int[Tensor, "v t"]:
+    def places(self, views: int, times: int) -> Places:
         """Returns the position in time of every latent frame of a grid."""
         return torch.arange(views)[:, None] + torch.arange(times)
-
-
-Positions = Callable[[int, int], Int[Tensor, "v t"]]
 
 
 class GridRotaryEmbedding(nn.Module):
@@ -116,7 +124,7 @@ class GridRotaryEmbedding(nn.Module):
         Raises:
             ValueError: The grid is too large for `positions`.
         """
-        return self.table(latents, self.positions(*self.frames(latents)))
+        return self.table(latents, self.positions.places(*self.frames(latents)))
 
     def frames(self, latents: Float[Tensor, "b v n z y x"]) -> tuple[int, int]:
         """Returns the numbers of views and of tokens along time."""

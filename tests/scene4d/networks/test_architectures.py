@@ -125,7 +125,7 @@ def test_trained_weights_of_a_view_layer_are_not_replaced(tmp_path):
 
 
 def test_positions_of_the_two_rules():
-    assert ViewAfterView(21)(2, 3).tolist() == [[0, 1, 2], [21, 22, 23]]
-    assert Diagonal()(2, 3).tolist() == [[0, 1, 2], [1, 2, 3]]
+    assert ViewAfterView(21).places(2, 3).tolist() == [[0, 1, 2], [21, 22, 23]]
+    assert Diagonal().places(2, 3).tolist() == [[0, 1, 2], [1, 2, 3]]
     with pytest.raises(ValueError, match="22 latent frames exceed max_latent_frames = 21"):
-        ViewAfterView(21)(2, 22)
+        ViewAfterView(21).places(2, 22)

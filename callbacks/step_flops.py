@@ -49,7 +49,8 @@ class StepFlops(FlopCounterMode):
 
     def watch(self, blocks: Iterable[nn.Module]) -> Callable[[], None]:
         """Tells a block's first computation from the second; the result undoes it."""
-        before = [(block, block.forward) for block in blocks if _is_checkpointed(block)]
+        found = [(block, block.forward) for block in blocks]
+        before = [(b, f) for b, f in found if isinstance(f, partial) and f.func is checkpoint]
         for block, forward in before:
             block.forward = partial(checkpoint, self._marked(forward.args[0]), **forward.keywords)
 
@@ -65,7 +66,3 @@ class StepFlops(FlopCounterMode):
                 return forward(*args, **options)
 
         return run
-
-
-def _is_checkpointed(block: nn.Module) -> bool:
-    return isinstance(block.forward, partial) and block.forward.func is checkpoint

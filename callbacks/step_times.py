@@ -168,15 +168,16 @@ class StepTimes(L.Callback):
 
 
 def _seconds(start: Mark, end: Mark) -> float:
-    if isinstance(start, torch.cuda.Event):
+    if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
         end.synchronize()
         return start.elapsed_time(end) / 1000
+    assert isinstance(start, float) and isinstance(end, float)  # of one device
     return end - start
 
 
 def _shape(batch: object) -> tuple:
-    """What decides how much work a batch is."""
+    """What decides how much work a batch is. Networks pad captions to one length."""
     if not isinstance(batch, SceneBatch):
         return (tuple(batch.shape),) if isinstance(batch, Tensor) else ()
-    tensors = (batch.images, batch.latents, batch.text)
+    tensors = (batch.images, batch.latents)
     return tuple(None if x is None else tuple(x.shape) for x in tensors)

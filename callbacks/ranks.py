@@ -54,7 +54,7 @@ class OneEnd(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begins to watch the process that has started this one, if that is another rank or torchrun."""
-        launched = os.environ[LAUNCHER] == str(os.getppid()) or "TORCHELASTIC_RUN_ID" in os.environ
+        launched = os.environ.get(LAUNCHER) == str(os.getppid()) or "TORCHELASTIC_RUN_ID" in os.environ
         if trainer.world_size > 1 and launched:
             self._done = threading.Event()
             threading.Thread(target=self._watch, args=(os.getppid(), self._done), daemon=True).start()

@@ -79,7 +79,7 @@ class Training(L.LightningModule):
         check_stages(stages)
         self.stages = list(stages)
         self.make_network, self.make_optimizer, self.make_scheduler = network, optimizer, lr_scheduler
-        self.initial_weights = list(initial_weights)
+        self.initial_weights = list(initial_weights or [])  # null in a config means none, too
         self.trainable = None if trainable is None else list(trainable)
         self.untrained: list[str] = []  # names that still have their initial values
         self.results: dict[str, list[Row]] = {}

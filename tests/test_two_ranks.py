@@ -105,6 +105,7 @@ def start_ranks(root):
     ranks = []
     for rank in ("0", "1"):
         environment = {**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}
+        environment.pop("SCENE4D_LAUNCHER", None)  # of a run in this process; torchrun has none
         with (root / f"rank_{rank}.log").open("wb") as log:
             ranks.append(
                 subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -40,8 +40,8 @@ def middle_part(height: int, width: int, size: Size) -> tuple[slice, slice]:
 
 def cut_middle(pixels: UInt8[np.ndarray, "y x 3"], size: Size) -> Float[Tensor, "3 h w"]:
     """The middle of a picture in [0, 1], scaled with antialiasing to `size`."""
-    part = pixels[middle_part(*pixels.shape[:2], size)]
-    image = torch.from_numpy(np.ascontiguousarray(part)).movedim(-1, 0).float() / 255
+    rows, columns = middle_part(pixels.shape[0], pixels.shape[1], size)
+    image = torch.from_numpy(np.ascontiguousarray(pixels[rows, columns])).movedim(-1, 0).float() / 255
     shape = height_and_width(size)
     if image.shape[1:] == shape:
         return image

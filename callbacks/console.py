@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from callbacks.sampling_progress import SamplingProgress
+
 log = logging.getLogger(__name__)
 
 OURS = ("callbacks", "datamodules", "lightning_modules", "scene4d")
@@ -113,4 +115,5 @@ def with_console(
     listed = [given] if isinstance(given, L.Callback) else list(given or [])
     own_bar = any(isinstance(callback, ProgressBar) for callback in listed)
     bars = [] if enable_progress_bar is False or own_bar else [StepBar()]
-    return [RunSummary(), *bars, *listed]
+    progress = [] if enable_progress_bar is False else [SamplingProgress()]
+    return [RunSummary(), *bars, *progress, *listed]

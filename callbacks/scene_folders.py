@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sized
 from pathlib import Path
 
 import lightning as L
@@ -20,16 +21,17 @@ class SceneFolders:
 
     Args:
         output: The folder, relative to the trainer's default_root_dir.
-        subfolders: Whether every scene gets a folder of its own.
+        subfolders: Whether every scene gets a folder of its own; None means where the data has more than one batch.
     """
 
-    def __init__(self, output: str, subfolders: bool) -> None:
-        self.output, self.subfolders = output, subfolders
+    def __init__(self, output: str, subfolders: bool | None) -> None:
+        self.output, self.wanted, self.subfolders = output, subfolders, bool(subfolders)
         self.names, self.written = FreeNames(), list[str]()
 
     def start(self, trainer: L.Trainer) -> None:
         """Forgets earlier runs. All ranks call it together."""
         self.names, self.written = FreeNames(), []
+        self.subfolders = several_batches(trainer) if self.wanted is None else self.wanted
         if trainer.world_size > 1:
             claims = self._root(trainer) / CLAIMS
             if trainer.is_global_zero:
@@ -64,3 +66,12 @@ class SceneFolders:
 
     def _root(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir) / self.output
+
+
+def several_batches(trainer: L.Trainer) -> bool:
+    """Whether what is predicted has more than one batch, or a length that is unknown; the same on every rank."""
+    loaders = trainer.predict_dataloaders
+    loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
+    datasets = [getattr(loader, "dataset", loader) for loader in loaders]
+    counts = [len(data) if isinstance(data, Sized) else 2 for data in datasets]  # 2: unknown, perhaps many
+    return sum(counts) > 1

@@ -1,8 +1,9 @@
 """Loads shards of scenes as batches of view x time grids."""
 
 from datamodules.augmentation import GridAugmentation
+from datamodules.grid_files import GridFiles
 from datamodules.homography import HomographyViews
-from datamodules.reference_videos import GridFiles, ReferenceVideos, read_references
+from datamodules.reference_videos import ReferenceVideos, read_references
 from datamodules.references import ReferencePolicy
 from datamodules.scenes import SceneDataModule
 from datamodules.selection import ContextSelection, GridSelection

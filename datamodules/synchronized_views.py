@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.reference_videos import middle_square, read_squares
+from datamodules.middle_cut import cut_middle, read_middles
 from scene4d.folders import listed
 from scene4d.types import SceneBatch
 from scene4d.video_files import frame_times
@@ -173,7 +173,7 @@ class VideoView:
 
     def read(self, fps: float, count: int, size: int) -> Float[Tensor, "t 3 h w"]:
         """The frames that are nearest to 0, 1 / fps, 2 / fps, ..."""
-        return read_squares(str(self.path), (np.arange(count) / fps).tolist(), size)
+        return read_middles(str(self.path), (np.arange(count) / fps).tolist(), size)
 
 
 class PictureFolder:
@@ -206,7 +206,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 def _squares(pictures: list[Path], size: int) -> Iterator[Float[Tensor, "3 h w"]]:
     for path in pictures:
-        yield middle_square(read_picture(path), size)
+        yield cut_middle(read_picture(path), size)
 
 
 def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:

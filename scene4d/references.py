@@ -26,6 +26,14 @@ def reference_mask(references: References, views: int, frames: int) -> Bool[Tens
     return mask
 
 
+def way_of(mask: Bool[Tensor, "v t"]) -> References:
+    """Which of the two videos a mask gives."""
+    row, column = bool(mask[0].all()), bool(mask[:, 0].all())
+    if row and column:
+        return "both"
+    return "fixed_view" if row else "freeze_time" if column else "none"
+
+
 def are_both_given(mask: Bool[Tensor, "b v t"]) -> Bool[Tensor, " b"]:
     """Whether a grid has its fixed-view and its freeze-time video."""
     return mask[:, 0].all(1) & mask[:, :, 0].all(1)

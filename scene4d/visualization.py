@@ -92,6 +92,28 @@ def grid_video(
     return to_uint8(torch.stack(frames))
 
 
+def still_sheet(
+    images: Float[Tensor, "v t c h w"], reference: Bool[Tensor, "v t"], most: int = 9, gap: int = 2
+) -> Float[Tensor, "c H W"]:
+    """Contact sheet of a grid with at most `most` timesteps, evenly spaced from the first to the last.
+
+    Args:
+        images: In [0, 1].
+        reference: Given frames, drawn inside an orange frame.
+        most: Largest number of timesteps.
+        gap: Grey pixels between images.
+    """
+    frames = images.shape[1]
+    chosen = torch.linspace(0, frames - 1, min(most, frames)).round().long().to(images.device)
+    shown = frame_references(images[:, chosen].float(), reference.to(images.device)[:, chosen])
+    return grid_sheet(shown, gap)
+
+
+def fitting_enlargement(height: int, width: int, longest: int = 1280, most: int = 3) -> int:
+    """The largest of 1 to `most` times at which a picture is at most `longest` pixels high and wide."""
+    return max(1, min(most, longest // max(height, width)))
+
+
 def to_uint8(images: Float[Tensor, "*batch c h w"]) -> UInt8[np.ndarray, "*batch h w c"]:
     """[0, 1] to 0..255, channels last."""
     scaled = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)

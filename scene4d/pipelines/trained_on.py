@@ -9,8 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scene4d.references import WAYS, References, way_of
 from scene4d.types import SceneBatch
 
+GIVEN: dict[References, str] = {
+    "both": "both reference videos",
+    "fixed_view": "a fixed-view video alone",
+    "freeze_time": "a freeze-time video alone",
+    "none": "no reference video",
+}
 PLAIN = 0.9  # share of the outermost pixels that have one colour; of 188 committed scenes, those on white have 1.0
 SAME_COLOUR = 0.06  # a codec changes a colour by less
 SAME_RATE = 0.2  # relative
@@ -23,20 +30,29 @@ class TrainedOn:
     """The training data of a model's weights. Other inputs are taken, and one line says what is off.
 
     Args:
-        size: Height and width of the images, pixels.
+        size: Height and width of the images in pixels, one number for squares or `[height, width]`.
         views: Numbers of views.
         frames: Numbers of frames; empty if any number will do.
         fps: Frames per second; None if any rate will do.
         background: The only plain colour that was seen behind scenes, in [0, 1]; None if any will do.
+        references: Which reference videos were given: both, fixed_view, freeze_time, none; empty if any will do.
+
+    Raises:
+        ValueError: `references` holds another word; names it.
     """
 
-    size: int
+    size: int | tuple[int, int]
     views: list[int] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
     fps: float | None = None
     background: tuple[float, float, float] | None = None
+    references: list[References] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if unknown := [way for way in self.references if way not in WAYS]:
+            raise ValueError(
+                f"trained_on.references holds {unknown[0]!r}, expected some of {', '.join(WAYS)}"
+            )
         self._said: set[str] = set()
 
     def warn(self, batch: SceneBatch) -> None:
@@ -53,11 +69,16 @@ class TrainedOn:
         """How a batch differs from the training data, one phrase per kind of difference; empty if it does not."""
         _, views, frames, _, height, width = batch.images.shape
         found = {}
-        if (height, width) != (self.size, self.size):
-            found["size"] = f"images of {height} x {width} pixels, trained on {self.size} x {self.size}"
+        h, w = (self.size, self.size) if isinstance(self.size, int) else self.size
+        if (height, width) != (h, w):
+            found["size"] = f"images of {height} x {width} pixels, trained on {h} x {w}"
         for what, count, known in (("views", views, self.views), ("frames", frames, self.frames)):
             if known and count not in known:
                 found[what] = f"{count} {what}, trained on {' or '.join(map(str, known))}"
+        if unseen := self._unseen(batch):
+            found["references"] = (
+                f"{GIVEN[unseen]}, trained with {' or '.join(GIVEN[x] for x in self.references)}"
+            )
         rate = frame_rate(batch)
         if self.fps is not None and rate is not None and abs(rate / self.fps - 1) > SAME_RATE:
             found["rate"] = f"{rate:.3g} frames a second, trained on {self.fps:g}"
@@ -67,6 +88,11 @@ class TrainedOn:
                 here, there = (_levels(x) for x in (colour, torch.tensor(self.background)))
                 found["background"] = f"a plain background of colour {here}, trained on {there} only"
         return found
+
+    def _unseen(self, batch: SceneBatch) -> References | None:
+        """The first way in which reference videos are given that the weights have not seen."""
+        ways = [way_of(mask) for mask in batch.reference] if self.references else []
+        return next((way for way in ways if way not in self.references), None)
 
 
 def frame_rate(batch: SceneBatch) -> float | None:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks.console import RunSummary, StepBar, calm_console, network_line, with_console
+from callbacks.sampling_progress import SamplingProgress
 
 
 class Line(L.LightningModule):
@@ -96,11 +97,11 @@ def kinds(callbacks: list[L.Callback]) -> list[type]:
 
 
 def test_a_run_has_one_progress_bar_at_most():
-    assert kinds(with_console(None, None)) == [RunSummary, StepBar]
-    assert kinds(with_console([L.Callback()], True)) == [RunSummary, StepBar, L.Callback]
+    assert kinds(with_console(None, None)) == [RunSummary, StepBar, SamplingProgress]
+    assert kinds(with_console([L.Callback()], True)) == [RunSummary, StepBar, SamplingProgress, L.Callback]
     assert kinds(with_console(L.Callback(), False)) == [RunSummary, L.Callback]
     for own in (RichProgressBar, TQDMProgressBar):
-        assert kinds(with_console([own()], None)) == [RunSummary, own]
+        assert kinds(with_console([own()], None)) == [RunSummary, SamplingProgress, own]
 
 
 def test_the_bar_counts_steps():

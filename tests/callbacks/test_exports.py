@@ -116,11 +116,74 @@ def test_one_scene_goes_straight_into_the_folder(tmp_path):
     export = GridExport(str(tmp_path / "out"), subfolders=False, limit=1)
     for _ in range(2):  # repeatable
         trainer(tmp_path, export).predict(Fake(lambda b: b), batches(1))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["grid.mp4", "grid.safetensors"]
+    names = ["grid.mp4", "grid.png", "grid.safetensors", "times", "views"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     with pytest.raises(ValueError, match="already holds 'scene_0'"):
         trainer(tmp_path, GridExport(str(tmp_path / "out"), subfolders=False)).predict(
             Fake(lambda b: b), batches(1)
         )
+
+
+def test_one_video_per_view_and_per_time_at_the_grid_s_own_size(tmp_path):
+    trainer(tmp_path, GridExport("out", enlarge=2)).predict(Fake(lambda b: b), batches(1))
+    scene = scene_batch().images[1]
+    for folder, names, videos, rate in (
+        ("views", [f"view_{k:02d}.mp4" for k in range(V)], scene, 12),
+        ("times", [f"time_{k:03d}.mp4" for k in range(T)], scene.transpose(0, 1), 4),
+    ):
+        folder = tmp_path / "out" / "scene_1" / folder
+        assert sorted(path.name for path in folder.iterdir()) == names
+        for name, video in zip(names, videos):
+            frames, found = read_video(folder / name)
+            assert frames.shape == (len(video), SIZE, SIZE, 3) and found == pytest.approx(rate, abs=0.01)
+            brightness = torch.from_numpy(frames).float().mean((1, 2, 3)) / 255
+            assert (brightness - video.mean((1, 2, 3))).abs().max() < 0.02
+
+
+def test_a_shorter_run_leaves_no_video_of_a_longer_one(tmp_path):
+    long = scene_batch().sample(0)
+    short = replace(long, images=long.images[:, :2, :3], frame_times=long.frame_times[:, :3],
+                    reference=long.reference[:, :2, :3])  # fmt: skip
+    (tmp_path / "out" / "views").mkdir(parents=True)
+    (tmp_path / "out" / "views" / "mine.mp4").touch()
+    for scene in (long, short):
+        loader = DataLoader([scene], batch_size=None)
+        trainer(tmp_path, GridExport("out", None)).predict(Fake(lambda b: b), loader)
+    names = sorted(path.name for path in (tmp_path / "out").rglob("*_0*.mp4"))
+    assert names == ["time_000.mp4", "time_001.mp4", "time_002.mp4", "view_00.mp4", "view_01.mp4"]
+    assert (tmp_path / "out" / "views" / "mine.mp4").exists()
+
+
+def test_outputs_can_be_switched_off(tmp_path):
+    export = GridExport("out", sheets=False, view_videos=False, time_videos=False, limit=1)
+    trainer(tmp_path, export).predict(Fake(lambda b: b), batches(1))
+    assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["grid.safetensors"]
+    with pytest.raises(ValueError, match="enlarge must be at least 1, got 0"):
+        GridExport("out", enlarge=0)
+
+
+def test_the_still_sheet_has_an_outline_around_given_frames(tmp_path):
+    trainer(tmp_path, GridExport("out", limit=1)).predict(Fake(lambda b: b), batches(1))
+    picture = Image.open(tmp_path / "out" / "scene_0" / "grid.png")
+    assert picture.size == (3 * (T * SIZE + 2 * (T - 1)), 3 * (V * SIZE + 2 * (V - 1)))  # three times
+    orange = (242, 115, 26)
+    assert [picture.getpixel((0, 3 * (SIZE + 2) * view)) == orange for view in range(V)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("count, folders", [(1, ["."]), (3, ["scene_0", "scene_1", "scene_2"])])
+def test_a_folder_per_scene_where_there_are_several(tmp_path, count, folders):
+    scenes = [replace(scene_batch().sample(0), keys=[f"scene_{k}"]) for k in range(count)]
+    export = GridExport("out", subfolders=None)
+    for _ in range(2):
+        trainer(tmp_path, export).predict(Fake(lambda b: b), DataLoader(scenes, batch_size=None))
+    found = sorted(
+        str(path.parent.relative_to(tmp_path / "out")) for path in tmp_path.rglob("grid.safetensors")
+    )
+    assert found == folders
 
 
 def test_the_grid_that_others_read_is_written_last(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from datamodules import ReferenceVideos
-from datamodules.reference_videos import read_squares
+from datamodules.middle_cut import read_middles
 from scene4d.sample_format import decode_video, encode_video
 from scene4d.video_files import frame_times
 
@@ -106,7 +106,7 @@ def test_the_middle_square_of_any_shape(tmp_path, h, w, pix_fmt):
     still, side = np.zeros((h, w, 3), np.uint8), min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
     still[top : top + side, left : left + side] = (200, 100, 50)
-    image = read_squares(write(tmp_path / "a.mp4", evenly(5, 12), (h, w), pix_fmt, still=still), [4 / 12], 16)
+    image = read_middles(write(tmp_path / "a.mp4", evenly(5, 12), (h, w), pix_fmt, still=still), [4 / 12], 16)
     inner = image[0, :, 1:-1, 1:-1].amax((1, 2)), image[0, :, 1:-1, 1:-1].amin((1, 2))
     for found in inner:
         torch.testing.assert_close(found * 255, torch.tensor([200.0, 100, 50]), atol=12, rtol=0)
@@ -136,7 +136,7 @@ def test_phones_that_were_turned(tmp_path, matrix, corner):
     start = data.index(b"tkhd") + 44  # the matrix of ISO 14496-12, 8.3.2
     data[start : start + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes()
     path.write_bytes(data)
-    quarters = read_squares(str(path), [0], 16)[0].mean(0).reshape(2, 8, 2, 8).mean((1, 3))
+    quarters = read_middles(str(path), [0], 16)[0].mean(0).reshape(2, 8, 2, 8).mean((1, 3))
     white = np.unravel_index(int(quarters.argmax()), (2, 2))
     grey = np.unravel_index(int((quarters - 0.5).abs().argmin()), (2, 2))
     a, b, c, d = matrix

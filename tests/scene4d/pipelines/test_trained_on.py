@@ -6,17 +6,17 @@ import torch
 from lightning_modules import from_config
 from scene4d.pipelines import Sampling, TrainedOn
 from scene4d.pipelines.trained_on import plain_background
+from scene4d.references import WAYS, reference_mask, way_of
 from scene4d.types import SceneBatch
 
 WHITE = (1.0, 1.0, 1.0)
-SMALL = TrainedOn(64, [4], [9, 17], 12, WHITE)
+SMALL = TrainedOn(64, [4], [9, 17], 12, WHITE, ["both"])
 
 
-def grid(views=4, frames=17, size=64, fps=12.0, background=WHITE):
+def grid(views=4, frames=17, size=64, fps=12.0, background=WHITE, references="both"):
     """An object before a plain background; frames that are not given are white."""
     images = torch.ones(1, views, frames, 3, size, size)
-    reference = torch.zeros(1, views, frames, dtype=torch.bool)
-    reference[:, 0], reference[:, :, 0] = True, True
+    reference = reference_mask(references, views, frames)[None]
     images[reference] = torch.tensor(background)[:, None, None]
     images[reference, :, size // 4 : size // 2, size // 4 : size // 2] = 0.3
     times = torch.arange(frames)[None] / fps
@@ -35,6 +35,11 @@ def test_what_was_trained_on_is_not_worth_a_word(frames, caplog):
         ({"size": 128}, "images of 128 x 128 pixels, trained on 64 x 64"),
         ({"views": 8}, "8 views, trained on 4"),
         ({"frames": 29}, "29 frames, trained on 9 or 17"),
+        (
+            {"references": "fixed_view"},
+            "a fixed-view video alone, trained with both reference videos",
+        ),
+        ({"references": "none"}, "no reference video, trained with both reference videos"),
         ({"fps": 30.0}, "30 frames a second, trained on 12"),
         ({"fps": 6.0}, "6 frames a second, trained on 12"),
         (
@@ -44,7 +49,7 @@ def test_what_was_trained_on_is_not_worth_a_word(frames, caplog):
     ],
 )
 def test_each_difference_is_said_once(change, message, caplog):
-    trained = TrainedOn(64, [4], [9, 17], 12, WHITE)
+    trained = TrainedOn(64, [4], [9, 17], 12, WHITE, ["both"])
     trained.warn(grid(**change)), trained.warn(grid(**change))
     (record,) = caplog.records
     assert record.getMessage().startswith("the weights were trained on other inputs, expect a worse result: ")
@@ -93,3 +98,26 @@ def test_the_shipped_presets_know(caplog):
     caplog.clear()
     reconstructor(grid(2, 1, 32))
     assert "images of 32 x 32 pixels, trained on 64 x 64; 2 views, trained on 4 or 5" in caplog.text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_way_of_a_mask(way):
+    assert way_of(reference_mask(way, 4, 9)) == way
+
+
+def test_sizes_may_be_height_and_width():
+    """The grids of a size are high times wide; a square is told from them."""
+    wide = grid()
+    wide.images = wide.images[..., :36, :]
+    assert TrainedOn((36, 64)).differences(wide) == {}
+    assert TrainedOn((64, 36)).differences(wide) == {"size": "images of 36 x 64 pixels, trained on 64 x 36"}
+
+
+def test_each_scene_s_references_count_and_only_known_words_do():
+    trained = TrainedOn(64, references=["both", "freeze_time"])
+    assert trained.differences(grid(references="freeze_time")) == {}
+    assert trained.differences(grid(references="fixed_view")) == {
+        "references": "a fixed-view video alone, trained with both reference videos or a freeze-time video alone"
+    }
+    with pytest.raises(ValueError, match="references holds 'all', expected some of both, fixed_view"):
+        TrainedOn(64, references=["all"])

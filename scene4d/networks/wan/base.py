@@ -63,7 +63,9 @@ def trained_base(pretrained: str, subfolder: str, dtype: str) -> WanBase:
         ValueError: The checkpoint is missing, damaged or of another class, or it is the base of
             another task, for example of image-to-video.
     """
-    load: Callable[..., WanBase] = load_diffusers_model  # diffusers declares the members of its model to nobody
+    load: Callable[..., WanBase] = (
+        load_diffusers_model  # diffusers declares the members of its model to nobody
+    )
     base = load(WanTransformer3DModel, pretrained, subfolder, getattr(torch, dtype))
     config = base.config
     if config.in_channels != config.out_channels or config.image_dim is not None:

@@ -39,7 +39,8 @@ def config(root: Path) -> str:
             "val": [{"name": "objects", "urls": [OBJECTS], "selection": grid}]}},
         "trainer": {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False,
                     "limit_val_batches": 0, "default_root_dir": str(root),
-                    "callbacks": [{"class_path": "callbacks.ExponentialMovingAverage"}, {"class_path": "callbacks.StepTimes"}]},
+                    "callbacks": [{"class_path": "callbacks.ExponentialMovingAverage"},
+                                  {"class_path": "callbacks.StepTimes"}]},
     }  # fmt: skip
     root.mkdir(parents=True, exist_ok=True)
     (root / "in.yaml").write_text(yaml.safe_dump(content))

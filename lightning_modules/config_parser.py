@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,10 @@ from scene4d.messages import refuse_lost_settings
 from scene4d.stages import Stage
 
 FILES = (".yaml", ".yml")
+TEXTS = (
+    "--data.prompt",
+    "--data.init_args.prompt",
+)  # options whose values are plain words, whatever is in them
 
 
 class ConfigParser(LightningArgumentParser):
@@ -32,9 +37,10 @@ class ConfigParser(LightningArgumentParser):
             ValueError: A file that it names is empty, no text or no YAML, or a function is named in place of a class;
                 names it.
         """
-        for argument in sys.argv[1:] if args is None else args:
+        args = sys.argv[1:] if args is None else args
+        for argument in args:
             _check_file(Path(str(argument).rpartition("=")[2]))
-        config = super().parse_args(args, *more, **kwargs)
+        config = super().parse_args(_with_plain_texts(args), *more, **kwargs)
         _refuse_functions("", config.as_dict())
         return config
 
@@ -72,6 +78,16 @@ def add_stages(parser: LightningArgumentParser) -> None:
     )
     for part in ("data", "model"):
         parser.link_arguments("stages", f"{part}.init_args.stages")
+
+
+def _with_plain_texts(args: Sequence[str]) -> list[str]:
+    """The arguments with texts as JSON configs: of `--data.prompt "a cat: running"` jsonargparse would make a table."""
+    changed, rest = list[str](), iter(args)
+    for argument in rest:
+        name, sign, text = str(argument).partition("=")
+        value = None if name not in TEXTS else text if sign else next(rest, None)
+        changed += [argument] if value is None else ["--config", json.dumps({"data.init_args.prompt": value})]
+    return changed
 
 
 def _check_file(path: Path) -> str:

@@ -181,3 +181,18 @@ def test_the_larger_set_is_the_same_mixture_in_another_folder():
     )
     assert (small.pop("cache_mb"), large.pop("cache_mb")) == (256.0, 2500.0)
     assert small == large
+
+
+@pytest.mark.parametrize("options, expected", [
+    (["--data.fixed_view", "a.mp4", "--data.prompt", "a cat, which runs: fast"],
+     {"fixed_view": "a.mp4", "freeze_time": None, "prompt": "a cat, which runs: fast", "size": 64}),
+    (["--data.freeze_time", "b.mp4", "--data.fixed_view", "null", "--data.size", "[144,256]"],
+     {"fixed_view": None, "freeze_time": "b.mp4", "size": [144, 256]}),
+    (["--data.init_args.prompt=[a dog] - \"barks\" # null"], {"prompt": '[a dog] - "barks" # null'}),
+    (["--data.scenes", "pairs.csv"], {"fixed_view": None, "freeze_time": None, "scenes": "pairs.csv"}),
+])  # fmt: skip
+def test_predict_takes_a_user_s_files_as_short_options(options, expected):
+    configs = ("--config", "configs/small/shipped_diffusion.yaml",
+               "--config", "configs/evaluation/predict_grid.yaml")  # fmt: skip
+    given = printed(("predict", *configs, *options))["data"]["init_args"]
+    assert {name: given[name] for name in expected} == expected

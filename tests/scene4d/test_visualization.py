@@ -10,8 +10,10 @@ from scene4d.visualization import (
     REFERENCE_COLOUR,
     SEPARATOR,
     comparison_sheet,
+    fitting_enlargement,
     grid_sheet,
     grid_video,
+    still_sheet,
     to_uint8,
     write_png,
     write_video,
@@ -89,3 +91,21 @@ def test_png_reads_back(tmp_path):
     found = np.asarray(Image.open(tmp_path / "a" / "x.png"))
     assert found.shape == (8, 10, 3)
     assert (found[::2, ::2] == to_uint8(image)).all() and (found[1::2, 1::2] == to_uint8(image)).all()
+
+
+def test_a_still_sheet_shows_a_few_times_from_the_first_to_the_last():
+    grid, reference = numbered_grid(2, 61, 12), torch.zeros(2, 61, dtype=torch.bool)
+    reference[0], reference[:, 0] = True, True
+    sheet = still_sheet(grid, reference, most=5, gap=2)
+    assert sheet.shape == (3, 2 * 12 + 2, 5 * 12 + 4 * 2)
+    cells = sheet[:, 14:].unfold(2, 12, 14)  # c h 5 w: the second row
+    assert torch.equal(cells[0, 6, :, 6], grid[1, [0, 15, 30, 45, 60], 0, 6, 6])
+    colour = torch.tensor(REFERENCE_COLOUR)
+    assert [torch.equal(corner, colour) for corner in cells[:, 0, :, 0].T] == [True] + [False] * 4
+    assert torch.equal(sheet[:, 0, -1], colour)
+    assert still_sheet(grid[:, :3], reference[:, :3]).shape[2] == 3 * 12 + 2 * 2
+
+
+@pytest.mark.parametrize("height, width, times", [(64, 262, 3), (290, 1030, 1), (500, 600, 2), (4000, 9, 1)])
+def test_small_sheets_are_enlarged(height, width, times):
+    assert fitting_enlargement(height, width) == times

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scene4d.latent_grid import TEMPORAL_STRIDE
 from scene4d.networks.autoencoder.layers import CausalBlock, Refinement, positions
 from scene4d.networks.pretrained import load_weights
+from scene4d.networks.sizes import refuse_size
 
 
 class PatchAutoencoder(nn.Module):
@@ -130,12 +131,9 @@ class PatchAutoencoder(nn.Module):
         self, video: Float[Tensor, "n c t h w"]
     ) -> tuple[Float[Tensor, "n 1 y x p"], Float[Tensor, "n m y x gp"]]:
         """Patches of the first frame, and of the groups of four frames after it; white is zero."""
-        if video.shape[-2] % self.patch or video.shape[-1] % self.patch:
-            height, width = video.shape[-2:]
-            raise ValueError(
-                f"images are {height} x {width}, both must be divisible by the autoencoder's {self.patch}"
-            )
-        video, p = video - 1, self.patch
+        size, p = (video.shape[-2], video.shape[-1]), self.patch
+        refuse_size("images", size, (p, p), f"the autoencoder's {p}")
+        video = video - 1
         first = rearrange(video[:, :, :1], "n c t (y p) (x q) -> n t y x (c p q)", p=p, q=p)
         rest = rearrange(
             video[:, :, 1:], "n c (m g) (y p) (x q) -> n m y x (g c p q)", g=self.group, p=p, q=p

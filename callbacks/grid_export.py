@@ -98,6 +98,7 @@ class GridExport(L.Callback):
         """Writes one scene; `grid.safetensors` comes last and tells that the scene is complete."""
         images, reference = grid.images[index], grid.reference[index]
         fps = frame_rate(grid.frame_times[index].tolist())
+        (folder / "grid.safetensors").unlink(missing_ok=True)  # an earlier run's would vouch for half a scene
         if self.sheets:
             self._write_sheets(folder, images, reference, fps)
         views, times = images.unbind(0), images.unbind(1)

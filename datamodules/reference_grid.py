@@ -106,6 +106,19 @@ class GridReader:
             prompts=[scene.prompt] if scene.prompt.strip() else [],
         )  # fmt: skip
 
+    def check(self, scene: ReferenceScene) -> None:
+        """Looks whether the videos of a scene are long enough and their first frames can be decoded.
+
+        Raises:
+            ValueError: A video is missing, unreadable or too short; names it.
+        """
+        if scene.fixed_view:
+            self._moments(scene.fixed_view)
+            read_orientation(scene.fixed_view)
+        if scene.freeze_time:
+            shown_times(scene.freeze_time)
+            read_orientation(scene.freeze_time)
+
     def _row(self, path: str, times: Float[np.ndarray, " t"]) -> Float[Tensor, "t 3 h w"]:
         row = read_middles(path, times.tolist(), self.size)
         self._log(path, f"{len(times)} frames, nearest in time to {self.fps:g} a second")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,7 +42,8 @@ class ReferenceVideos(LightningDataModule):
             the camera of the fixed-view video seems to move, or if the two videos seem to be swapped.
         prompt: Caption of the scene; needs a model with a text encoder.
         scenes: CSV file or folder of many scenes, see `datamodules.scene_lists.list_scenes`. It takes the place of
-            `fixed_view`, `freeze_time`, `prompt` and `key`. Every scene is read when it is its turn.
+            `fixed_view`, `freeze_time`, `prompt` and `key`. Every scene is read when it is its
+            turn, after the length and the first frame of every video were looked at. A later failure ends the run.
 
     Raises:
         ValueError: A number is out of range, or nothing is given; names it.
@@ -69,11 +73,12 @@ class ReferenceVideos(LightningDataModule):
         self.batch: SceneBatch | None = None
 
     def setup(self, stage: str) -> None:
-        """Reads the videos of the only scene, or looks whether the files of all scenes are there."""
+        """Reads the videos of the only scene, or looks whether those of all scenes can be read."""
         if self.scene is not None:
             self.batch = self.read()
         elif self.scenes is not None:
             self.dataset = _Scenes(self.reader, list_scenes(self.scenes))
+            self.dataset.check()
 
     def read(self) -> SceneBatch:
         """Reads the only scene as a batch of one grid, white where frames are to be generated.
@@ -101,10 +106,27 @@ class _Scenes(Dataset[SceneBatch]):
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> SceneBatch:
-        try:
+        with _naming(self.scenes[index]):
             return self.reader.read(self.scenes[index])
-        except ValueError as error:
-            raise ValueError(f"scene {self.scenes[index].key!r}: {error}") from error
+
+    def check(self) -> None:
+        """Looks at every video before anything is generated.
+
+        Raises:
+            ValueError: One is unreadable or too short; names the scene and the file.
+        """
+        for scene in self.scenes:
+            with _naming(scene):
+                self.reader.check(scene)
+
+
+@contextmanager
+def _naming(scene: ReferenceScene) -> Iterator[None]:
+    """Adds the scene to the message of an error."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"scene {scene.key!r}: {error}") from error
 
 
 def read_references(

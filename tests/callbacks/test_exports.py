@@ -103,6 +103,17 @@ def read_video(path) -> tuple[np.ndarray, float]:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]), rate
 
 
+def test_a_scene_that_is_written_again_is_complete_only_at_the_end(tmp_path, monkeypatch):
+    """A rerun that ends in the middle must not leave the earlier run's mark of completeness."""
+    export = GridExport(".", view_videos=False, time_videos=False)
+    export.write(tmp_path, scene_batch(), 0)
+    assert (tmp_path / "grid.safetensors").exists()
+    monkeypatch.setattr("callbacks.grid_export.write_grid", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        export.write(tmp_path, scene_batch(2), 0)
+    assert not (tmp_path / "grid.safetensors").exists()
+
+
 def test_grids_are_written_and_read_back(tmp_path):
     trainer(tmp_path, GridExport(str(tmp_path / "out"), enlarge=2)).predict(Fake(lambda b: b), batches(2))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"scene_{k}" for k in range(4)]

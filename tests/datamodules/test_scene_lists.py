@@ -93,11 +93,28 @@ def test_wrong_folders_are_one_line(tmp_path):
         list_scenes(tmp_path)
 
 
-def test_scenes_are_read_in_their_turn_and_a_broken_one_is_named(tmp_path, clip):
-    (clip.parent / "broken.mp4").write_text("404 not found\n" * 999)
+@pytest.mark.parametrize(("column", "count", "message"), [
+    ("fixed_view", 3, "scene 'second': video '.*b.mp4' lasts 0.25 s"),
+    ("freeze_time", 1, "scene 'second': '.*b.mp4' has 1 frame"),
+    ("fixed_view", 0, "scene 'second': video '.*b.mp4' cannot be decoded"),
+])  # fmt: skip
+def test_a_broken_video_is_named_before_anything_is_generated(tmp_path, clip, column, count, message):
+    content = (
+        encode_video(np.full((count, 16, 16, 3), 9, np.uint8), 12) if count else b"404 not found\n" * 999
+    )
+    (clip.parent / "b.mp4").write_bytes(content)
+    rows = f"key,{column}\nfirst,clips/a.mp4\nsecond,clips/b.mp4\n"
+    with pytest.raises(ValueError, match=message) as error:
+        ReferenceVideos(scenes=str(table(tmp_path, rows))).setup("predict")
+    assert "\n" not in str(error.value)
+
+
+def test_scenes_are_read_in_their_turn_and_one_that_broke_is_named(tmp_path, clip):
+    (clip.parent / "broken.mp4").write_bytes(clip.read_bytes())
     rows = "key,fixed_view,prompt\nfirst,clips/a.mp4,a cat\nsecond,clips/broken.mp4,\n"
     videos = ReferenceVideos(scenes=str(table(tmp_path, rows)), size=(8, 16), views=3)
-    videos.setup("predict")  # nothing is decoded yet
+    videos.setup("predict")  # looks at every video and keeps none
+    (clip.parent / "broken.mp4").write_text("404 not found\n" * 999)
     loader = videos.predict_dataloader()
     batches = iter(loader)
     first = next(batches)

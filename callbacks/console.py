@@ -27,6 +27,7 @@ MEANT = (
     "You have overridden `on_after_batch_transfer`",
     "The '.*_dataloader' does not have many workers",
     "Checkpoint directory .* exists and is not empty",
+    "Mismatch dtype between input and weight",  # bfloat16 activations, float32 norms
     ".*callbacks used to create the checkpoint need to be provided",
 )
 

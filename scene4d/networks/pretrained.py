@@ -154,8 +154,8 @@ def refuse_missing(paths: Sequence[str]) -> None:
         if not Path(path).is_file():
             where = "" if Path(path).is_absolute() else f" in the working directory {str(Path.cwd())!r}"
             raise ValueError(
-                f"weights file {str(path)!r} does not exist{where}; put a .safetensors or .pt file there (VGGT-1B is "
-                "model.safetensors or model.pt of huggingface.co/facebook/VGGT-1B) or change the path"
+                f"weights file {str(path)!r} does not exist{where}; put a .safetensors or .pt file there, or change "
+                "the path (VGGT-1B is model.safetensors of huggingface.co/facebook/VGGT-1B)"
             )
 
 

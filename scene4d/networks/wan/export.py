@@ -4,8 +4,9 @@
         --weights runs/wan/diffusion.safetensors --output my-wan
 
 The weights that training wrote are put onto the base of `--network`, and `my-wan/transformer/` then holds config.json
-and safetensors files with the names of the base. Text encoder, autoencoder and scheduler stay the base's own. LoRA
-adapters are merged into the base, or written alone in the layout of the package peft with `--adapter_only true`.
+and safetensors files with the names of the base, in float32 unless `--dtype` says otherwise. Text encoder, autoencoder
+and scheduler stay the base's own. LoRA adapters are merged into the base, or written alone in the layout of the package
+peft with `--adapter_only true`.
 """
 
 from __future__ import annotations
@@ -74,9 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output", type=Path, required=True, help="a folder; transformer/ is written into it"
     )
     parser.add_argument("--adapter_only", type=bool, default=False, help="write the LoRA adapter alone")
+    parser.add_argument(
+        "--dtype",
+        type=str,
+        default="float32",
+        help="type in which the base is read and written; bfloat16 takes half the memory and rounds the frozen weights",
+    )
     parser.add_argument("--shard_size", type=str, default="5GB", help="size of the largest file")
     try:
-        options = parser.instantiate(parser.parse_args(arguments))
+        options = parser.parse_args(arguments)
+        options.network.init_args.dtype = options.dtype  # that of training is not that of the files
+        options = parser.instantiate(options)
         load_initial_weights(options.network, options.weights)
         name = "lora" if options.adapter_only else "transformer"
         export(options.network, options.output / name, options.adapter_only, options.shard_size)

@@ -96,3 +96,18 @@ def test_two_answers_are_refused(tmp_path):
     scheduler = "--model.init_args.lr_scheduler.class_path=lightning_modules.schedules.WarmupCosine"
     with pytest.raises(ValueError, match="stages have learning rates of their own"):
         run(tmp_path, scheduler)
+
+
+def test_short_epochs_end_between_global_batches_or_are_refused(tmp_path, seen):
+    stages = ["--stages", json.dumps([{**STAGES[0], "batch_size": 1}, {**STAGES[1], "batch_size": 2}])]
+    with pytest.raises(
+        ValueError, match="ends epochs after 3 batches, which is no multiple of the 2 that make"
+    ):
+        run(tmp_path / "cut", *stages, "--trainer.limit_train_batches", "3")
+    short = [*stages, "--trainer.limit_train_batches", "2"]
+    whole = run(tmp_path / "whole", *short)
+    batches = list(seen)
+    seen.clear()
+    run(tmp_path / "stopped", *short, "--trainer.max_steps", "3")
+    resumed = run(tmp_path / "stopped", *short, "--ckpt_path", "last")
+    assert seen == batches and all(torch.equal(resumed[name], weight) for name, weight in whole.items())

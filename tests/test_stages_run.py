@@ -9,7 +9,9 @@ import torch
 import yaml
 
 from lightning_modules import VideoDiffusion
+from lightning_modules.from_config import training_parser
 from main import main
+from scene4d.stages import Stage
 
 OBJECTS = "assets/small/shards/objects-train-*.tar"
 STAGES = [
@@ -88,6 +90,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, seen, caplog, monkeypa
     with caplog.at_level(logging.INFO):
         run(root, "--ckpt_path", "last", "--stages", json.dumps([*STAGES[:1], {**STAGES[1], "lr": 0.5}]))
     assert "the stages change from here on: they are [{'until': 2," in caplog.text
+
+
+def test_stages_given_later_take_nothing_from_those_before(tmp_path):
+    parser = training_parser()
+    later = json.dumps([{"until": 7, "frames": 5}, {"until": 9, "frames": 9}])
+    built = parser.instantiate(parser.parse_args(["--config", config(tmp_path), "--stages", later]))
+    assert built.model.stages == built.data.stages == [Stage(7, frames=5), Stage(9, frames=9)]
 
 
 def test_two_answers_are_refused(tmp_path):

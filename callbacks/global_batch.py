@@ -34,12 +34,18 @@ class GlobalBatch(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts batches as this number of ranks takes them, if a run goes on that another number has begun.
 
-        Lightning makes a step when the number of batches is a multiple of those accumulated.
+        Lightning makes a step when the number of batches is a multiple of those accumulated, and when an epoch ends.
+
+        Raises:
+            ValueError: `trainer.limit_train_batches` would end epochs, and so steps, between two global batches.
         """
         count = getattr(trainer.train_dataloader, "batches_before", None)
         if self._size(trainer) and count is not None:
+            epoch = self._epoch(trainer)
             progress = trainer.fit_loop.epoch_loop.batch_progress.current
-            change = count(trainer.global_step) - getattr(progress, "processed")  # noqa: B009 - not in its type
+            taken = count(trainer.global_step)
+            taken -= max(taken - 1, 0) // epoch * epoch  # of this epoch
+            change = taken - getattr(progress, "processed")  # noqa: B009 - not in its type
             for name in (
                 "ready",
                 "started",
@@ -47,6 +53,19 @@ class GlobalBatch(L.Callback):
                 "completed",
             ):  # the last may be one behind the others
                 setattr(progress, name, getattr(progress, name) + change)
+
+    @staticmethod
+    def _epoch(trainer: L.Trainer) -> int:
+        """Batches of an epoch."""
+        epoch = int(trainer.num_training_batches)
+        limited = isinstance(trainer.limit_train_batches, int) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        for part in trainer.train_dataloader.parts:  # type: ignore[union-attr]  # of a ResumableLoader
+            if limited and epoch % part.accumulated:
+                raise ValueError(
+                    f"trainer.limit_train_batches ends epochs after {epoch} batches, which is no multiple of the "
+                    f"{part.accumulated} that make a global batch: end the run by trainer.max_steps"
+                )
+        return epoch
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int

@@ -177,6 +177,8 @@ class ResumableLoader:
             places = self._with_new_passes(places, state.get("shard_lists", self._shard_lists()), rank)
         if len(ranks) == world and len(ranks[0]["workers"]) == workers:
             self._taken, self._states = ranks[rank]["taken"], places[rank * workers : (rank + 1) * workers]
+            if state.get("steps", self._steps()) != self._steps():  # other stages or batches than before
+                self._taken = self.batches_before(state["steps"])
             return
         self._taken = self.batches_before(state.get("steps", 0))
         self._carry_over(places, len(ranks), world, rank)

@@ -144,6 +144,11 @@ class GridReader:
             )
         wanted = np.arange(min(self.frames, whole_frames(shown))) / self.fps
         nearest = np.abs(times - wanted[:, None]).round(6).argmin(1)  # the earlier of two that are as near
+        if not nearest.any():
+            raise ValueError(
+                f"video {path!r} shows its second frame after {times[1]:.3g} s: {len(wanted)} frames at {self.fps:g} a "
+                "second would all be its first one"
+            )
         return times[nearest]
 
     def _log(self, path: str, taken: str) -> None:

@@ -59,9 +59,9 @@ class SceneDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: list[Source] = [],  # noqa: B006 - shown by --help and never changed
-        val: list[Source] = [],  # noqa: B006
-        predict: list[Source] = [],  # noqa: B006
+        train: tuple[Source, ...] = (),
+        val: tuple[Source, ...] = (),
+        predict: tuple[Source, ...] = (),
         train_defaults: SourceDefaults = SourceDefaults(),  # noqa: B008 - shown by --help and never changed
         val_defaults: SourceDefaults = SourceDefaults(),  # noqa: B008
         batch_size: int = 4,

@@ -69,15 +69,18 @@ def with_config_option(parser: ConfigParser) -> ConfigParser:
 
 
 def add_stages(parser: LightningArgumentParser) -> None:
-    """Adds the option `stages`, which reaches the data and the model if they have it."""
+    """Adds the option `stages`, which reaches the data and the model if they have it.
+
+    A tuple, since jsonargparse fills what an entry of a list leaves out from a list of that length given before.
+    """
     parser.add_argument(
         "--stages",
-        type=list[Stage],
-        default=[],
+        type=tuple[Stage, ...],
+        default=(),
         help="stages of a training whose grids grow, as in [{until: 4000, frames: 29}, {until: 6000, frames: 61}]",
     )
     for part in ("data", "model"):
-        parser.link_arguments("stages", f"{part}.init_args.stages")
+        parser.link_arguments("stages", f"{part}.init_args.stages", compute_fn=list)
 
 
 def _with_plain_texts(args: Sequence[str]) -> list[str]:

@@ -21,12 +21,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.checkpoint_contents import checkpoint_tensors
-from lightning_modules.frozen_base import FrozenBase, base_files
+from lightning_modules.frozen_base import FrozenBase, base_files, refuse_other_base
 from lightning_modules.schedules import StagedWarmup
 from lightning_modules.step_watch import StepWatch
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
 from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights, refuse_non_finite
+from scene4d.networks.recorded_base import recorded_bases
 from scene4d.networks.trainable import trainable_parameters
 from scene4d.stages import Stage, check_stages
 
@@ -125,6 +126,19 @@ class Training(L.LightningModule):
         if network.has_weights:
             self.untrained = []
         self.network = network
+        self.refuse_another_base()
+
+    def refuse_another_base(self) -> None:
+        """Checks that a checkpoint without its base, as the last of `initial_weights`, has been put onto that base.
+
+        A subclass that builds more than the network calls it again, when all of the base is there.
+
+        Raises:
+            ValueError: It is another one; names both.
+        """
+        for record in recorded_bases(self.initial_weights[-1:]):
+            if all(hasattr(self, name.split(".")[0]) for name in record["names"]):
+                refuse_other_base(self.state_dict(), record, base_files(self, self.initial_weights))
 
     def patterns(self, network: TrainedNetwork) -> Sequence[str]:
         """Regular expressions of the names of parameters that train."""

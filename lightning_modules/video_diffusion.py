@@ -99,6 +99,7 @@ class VideoDiffusion(Training):
         self.autoencoder = frozen_autoencoder(self.make_autoencoder, self.network.channels)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]
+        self.refuse_another_base()
         self.generator = GridGenerator(
             self.network, self.autoencoder, self.flow, self.sampling, self.captions, self.trained_on
         )

@@ -9,7 +9,9 @@ import torch
 import yaml
 
 from lightning_modules import VideoDiffusion
+from lightning_modules.from_config import training_parser
 from main import main
+from scene4d.stages import Stage
 
 OBJECTS = "assets/small/shards/objects-train-*.tar"
 STAGES = [
@@ -90,9 +92,31 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, seen, caplog, monkeypa
     assert "the stages change from here on: they are [{'until': 2," in caplog.text
 
 
+def test_stages_given_later_take_nothing_from_those_before(tmp_path):
+    parser = training_parser()
+    later = json.dumps([{"until": 7, "frames": 5}, {"until": 9, "frames": 9}])
+    built = parser.instantiate(parser.parse_args(["--config", config(tmp_path), "--stages", later]))
+    assert built.model.stages == built.data.stages == [Stage(7, frames=5), Stage(9, frames=9)]
+
+
 def test_two_answers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="give one of them"):
         run(tmp_path, "--trainer.accumulate_grad_batches", "2")
     scheduler = "--model.init_args.lr_scheduler.class_path=lightning_modules.schedules.WarmupCosine"
     with pytest.raises(ValueError, match="stages have learning rates of their own"):
         run(tmp_path, scheduler)
+
+
+def test_short_epochs_end_between_global_batches_or_are_refused(tmp_path, seen):
+    stages = ["--stages", json.dumps([{**STAGES[0], "batch_size": 1}, {**STAGES[1], "batch_size": 2}])]
+    with pytest.raises(
+        ValueError, match="ends epochs after 3 batches, which is no multiple of the 2 that make"
+    ):
+        run(tmp_path / "cut", *stages, "--trainer.limit_train_batches", "3")
+    short = [*stages, "--trainer.limit_train_batches", "2"]
+    whole = run(tmp_path / "whole", *short)
+    batches = list(seen)
+    seen.clear()
+    run(tmp_path / "stopped", *short, "--trainer.max_steps", "3")
+    resumed = run(tmp_path / "stopped", *short, "--ckpt_path", "last")
+    assert seen == batches and all(torch.equal(resumed[name], weight) for name, weight in whole.items())

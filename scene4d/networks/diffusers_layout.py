@@ -64,6 +64,11 @@ def load_diffusers_model(model_class: type[M], pretrained: str, subfolder: str, 
         raise ValueError(f"{what}: {_what_to_do(Path(pretrained), subfolder, error)}") from error
     except (RuntimeError, ValueError) as error:  # shapes
         raise ValueError(f"{what}: {_first_line(error)}") from error
+    except (KeyError, TypeError, AttributeError) as error:  # entries of other types than diffusers writes
+        raise ValueError(
+            f"{what}: its config.json or *.safetensors.index.json is damaged ({type(error).__name__}: "
+            f"{_first_line(error)}); copy them again"
+        ) from error
     for kind, problem in (("missing_keys", "lack"), ("unexpected_keys", "hold what config.json does not:")):
         if names := sorted(info[kind]):
             raise ValueError(
@@ -73,6 +78,10 @@ def load_diffusers_model(model_class: type[M], pretrained: str, subfolder: str, 
 
 
 def _refuse_other_class(model_class: type, config: dict[str, Any], what: str) -> None:
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"{what}: its config.json holds a {type(config).__name__}, expected settings by name"
+        )
     found = config.get("_class_name")
     if found != model_class.__name__:
         hint = "; repositories of Wan in this layout end in -Diffusers" if found == "WanModel" else ""

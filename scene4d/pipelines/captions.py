@@ -53,7 +53,7 @@ class Captions:
         """The text encoder.
 
         Raises:
-            ValueError: There is none, or it lacks members of `TextEncoder`.
+            ValueError: There is none, it lacks members of `TextEncoder`, or `null_text` is a file of another encoder.
         """
         if self.encoder is None:
             raise ValueError(
@@ -63,6 +63,11 @@ class Captions:
         if not isinstance(encoder, TextEncoder):
             raise ValueError(
                 f"captions.encoder: {type(encoder).__name__} lacks members of scene4d.networks.text.TextEncoder"
+            )
+        if self.null_text not in ("zeros", "encode") and self._null_of_file[1] != encoder.fingerprint:
+            raise ValueError(
+                f"captions.encoder is text encoder {encoder.fingerprint}, captions.null_text {self.null_text!r} was "
+                f"embedded by {self._null_of_file[1]}: make it with the encoder (preparation.captions)"
             )
         return encoder
 
@@ -96,9 +101,18 @@ class Captions:
         return self.without(text, (draws < self.dropout).to(text.device))
 
     def without(self, text: Text, absent: Bool[Tensor, " b"]) -> Text:
-        """The captions with the null condition in the place of some."""
+        """The captions with the null condition in the place of some.
+
+        Raises:
+            ValueError: The null condition has another number of channels than the captions; names both.
+        """
         if self._null is None:
             return text * ~absent[:, None, None]
+        if self._null[0].shape[1] != text.shape[2]:
+            raise ValueError(
+                f"captions have {text.shape[2]} channels, captions.null_text {self.null_text!r} has "
+                f"{self._null[0].shape[1]}: embed both with one text encoder (preparation.captions)"
+            )
         null, length = self._null[0].to(text), max(text.shape[1], len(self._null[0]))
         null, text = (F.pad(x, (0, 0, 0, length - x.shape[-2])) for x in (null, text))
         return torch.where(absent[:, None, None], null, text)
@@ -110,6 +124,10 @@ class Captions:
             return None
         if self.null_text == "encode":
             return self.built.encode([""])[0], self.built.fingerprint
+        return self._null_of_file
+
+    @cached_property
+    def _null_of_file(self) -> tuple[Float[Tensor, "l d"], str]:
         return read_null_text(self.null_text)
 
     def _check(self, batch: SceneBatch) -> None:

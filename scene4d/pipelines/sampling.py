@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ class Sampling:
         seed: Seed of the noise that sampling starts from.
 
     Raises:
-        ValueError: `steps` is below 1.
+        ValueError: `steps` is below 1, or a weight of guidance is not finite.
     """
 
     steps: int = 8
@@ -36,6 +37,9 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"sampling needs at least 1 step, got {self.steps}")
+        for name in ("guidance", "guidance_alone"):
+            if not math.isfinite(getattr(self, name) or 0.0):
+                raise ValueError(f"sampling.{name} must be finite, got {getattr(self, name)}")
 
     def weights(self, reference: Bool[Tensor, "b v t"]) -> Float[Tensor, " b"]:
         """The weight of guidance for every grid."""

@@ -73,6 +73,14 @@ def test_a_faster_video_is_read_at_the_models_rate(tmp_path):
     assert numbers(other.images[0, 0]) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
 
 
+def test_a_rate_at_which_nothing_moves_is_refused(tmp_path):
+    path = write(tmp_path / "a.mp4", evenly(20, 30))
+    with pytest.raises(
+        ValueError, match="second frame after 0.0333 s: 17 frames at 1000 a second would all be"
+    ):
+        batch(path, fps=1000.0)
+
+
 def test_presentation_times_count_not_the_average_rate(tmp_path):
     times = [500, 520, 540, 580, 590, 660, 730, 760, 830, 1000]  # ms; the first moment is 500
     given = batch(write(tmp_path / "a.mkv", [3 * time for time in times]), frames=5)

@@ -16,6 +16,7 @@ from datamodules import (
     SourceDefaults,
 )
 from datamodules.held_out import HeldOutBatches, HeldOutLoader
+from lightning_modules.from_config import training_parser
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("small_*.yaml"))
 
@@ -312,3 +313,16 @@ def test_two_held_out_samples_with_one_key_are_refused(folder):
     batches = HeldOutBatches("objects", [shard, shard], lambda members, rng: None, 1000, 0)
     (told,) = list(batches)
     assert re.fullmatch(r"source 'objects' holds two samples with the key '.+'; keys must be unique", told)
+
+
+def test_sources_given_later_take_nothing_from_those_before(tmp_path):
+    """As many as before: a list would give them the weights, homographies and references of their places."""
+    (tmp_path / "own.yaml").write_text(
+        "data.init_args.train: [{name: a, urls: [a.tar]}, {name: b, urls: [b.tar]}, {name: c, urls: [c.tar]}, "
+        "{name: d, urls: [d.tar]}]"
+    )
+    configs = ["--config", "configs/small/diffusion_stage1.yaml", "--config", str(tmp_path / "own.yaml")]
+    found = training_parser().parse_args(configs).data.init_args.train
+    given = [source.get("init_args", source) for source in found]
+    plain = [(source.weight, source.homography, source.references) for source in given]
+    assert plain == [(1.0, None, None)] * 4

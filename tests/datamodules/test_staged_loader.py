@@ -76,6 +76,22 @@ def test_another_number_of_workers_goes_on_in_the_stage_of_its_step(urls):
     assert [frames for frames, _ in take(third, 3)] == [1, 1, 5]
 
 
+def test_other_batches_or_stages_go_on_at_the_same_step(urls):
+    """With the same number of workers too: the stages end at their steps, not at the batches of before."""
+    first = loader(urls, 0, ((2, 1, 1, 4), (1, 2, 5, None)))
+    seen = take(first, 2)
+    changed = loader(urls, 0, ((1, 2, 1, 4), (1, 2, 5, None)))  # 8 batches come before step 4, 4 are left
+    changed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    rest = take(changed, 6)
+    assert [frames for frames, _ in rest] == [1] * 4 + [5] * 2
+    assert not {k for _, keys in rest for k in keys[::2]} & {k for _, keys in seen for k in keys[::2]}
+    within = loader(urls, 0, ((2, 3, 1, 4), (2, 1, 5, None)))
+    take(within, 4)  # one step and a batch
+    again = loader(urls, 0, ((2, 3, 1, 4), (2, 1, 5, None)))
+    again.load_state_dict(json.loads(json.dumps(within.state_dict())))
+    assert take(again, 1) == take(within, 1) and again.state_dict() == within.state_dict()
+
+
 def module(folder, **options):
     selection = GridSelection(views=2, view_strides=[1], frames=5)
     return SceneDataModule(

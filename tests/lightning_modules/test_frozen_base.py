@@ -84,6 +84,17 @@ def test_a_checkpoint_is_a_partial_weights_file(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_as_weights_file_belongs_on_its_base_too(tmp_path):
+    """Alone among its files it would be scored, or trained on, over frozen weights that it has never seen."""
+    one, other = (write_base(tmp_path / f"{k}.safetensors", k) for k in (1, 2))
+    fit(tmp_path, [one], 2)
+    with pytest.raises(
+        ValueError, match=r"belongs on the base .*1\.safetensors \(\w{16}\), this run has .*2\.s"
+    ):
+        Module([other, str(tmp_path / "2.ckpt")]).configure_model()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_complete_checkpoint_loads_and_what_it_brought_is_saved_again(tmp_path):
     """As those of earlier versions: its values win over the file's, so that they must be kept."""
     one, other = (write_base(tmp_path / f"{k}.safetensors", k) for k in (1, 2))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scene4d.latent_grid import TEMPORAL_STRIDE
 from scene4d.networks.diffusers_layout import load_diffusers_model
+from scene4d.networks.pretrained import refuse_non_finite
 
 
 class WanAutoencoder(nn.Module):
@@ -24,8 +25,8 @@ class WanAutoencoder(nn.Module):
             memory, and are hardly faster.
 
     Raises:
-        ValueError: The checkpoint is missing or of another class, or compresses time by another factor than 4, or
-            `videos_at_once` is not positive.
+        ValueError: The checkpoint is missing or of another class, compresses time by another factor than 4, holds NaN,
+            or does not say how latents are normalised, or `videos_at_once` is not positive.
     """
 
     model: Any  # an AutoencoderKLWan, whose members diffusers declares to no type checker
@@ -53,9 +54,19 @@ class WanAutoencoder(nn.Module):
             )
         self.stride: int = config.get("scale_factor_spatial", 8)
         self.channels: int = config.z_dim
+        refuse_non_finite(self.model.state_dict(), f"the autoencoder in {pretrained!r} is spoilt")
         for name in ("mean", "std"):
-            value = torch.tensor(config[f"latents_{name}"], dtype=torch.float32).view(1, -1, 1, 1, 1)
-            self.register_buffer(name, value, persistent=False)
+            value = torch.tensor(config[f"latents_{name}"], dtype=torch.float32)
+            if (
+                value.shape != (self.channels,)
+                or not value.isfinite().all()
+                or (name == "std" and value.min() <= 0)
+            ):
+                raise ValueError(
+                    f"{pretrained!r}: latents_{name} in config.json of {subfolder!r} must be {self.channels} "
+                    f"{'positive ' if name == 'std' else ''}numbers, one per channel, is {value.tolist()}"
+                )
+            self.register_buffer(name, value.view(1, -1, 1, 1, 1), persistent=False)
 
     def encode(self, video: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n z m y x"]:
         """Video in [-1, 1] -> the mode of the posterior, normalised with the checkpoint's own numbers."""

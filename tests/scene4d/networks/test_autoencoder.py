@@ -35,6 +35,26 @@ def wan(tmp_path_factory):
     return WanAutoencoder(str(folder))
 
 
+@pytest.mark.parametrize("settings, line", [
+    ({"latents_std": [0.0] * 4}, r"latents_std in config.json of 'vae' must be 4 positive numbers"),
+    ({"latents_mean": [0.0] * 3}, r"latents_mean in config.json of 'vae' must be 4 numbers, one per channel"),
+])  # fmt: skip
+def test_wan_latents_without_a_normalisation_are_refused(tmp_path, settings, line):
+    settings = {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4} | settings
+    AutoencoderKLWan(base_dim=4, z_dim=4, num_res_blocks=1, **settings).save_pretrained(tmp_path / "vae")
+    with pytest.raises(ValueError, match=line):
+        WanAutoencoder(str(tmp_path))
+
+
+def test_a_wan_autoencoder_with_nan_is_refused(tmp_path):
+    settings = {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+    model = AutoencoderKLWan(base_dim=4, z_dim=4, num_res_blocks=1, **settings)
+    next(model.parameters()).data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "vae")
+    with pytest.raises(ValueError, match="is spoilt: 1 of .* tensors hold NaN or infinity"):
+        WanAutoencoder(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["small", "refined", "wan"])
 def test_compression_and_causality(name, request):
     codec = request.getfixturevalue(name)

@@ -69,6 +69,16 @@ def test_weights_of_another_depth_are_refused(folder, layers, problem):
     assert problem in line(folder) and "(27 in all)" in line(folder)
 
 
+def test_settings_of_another_kind_are_one_line(folder):
+    change(folder, num_attention_heads=None)
+    assert "config.json or *.safetensors.index.json is damaged (TypeError: " in line(folder)
+    change(folder, num_attention_heads=SIZES["num_attention_heads"])
+    next((folder / "transformer").glob("*.index.json")).write_text("{}")
+    assert "config.json or *.safetensors.index.json is damaged (KeyError: 'weight_map')" in line(folder)
+    (folder / "transformer/config.json").write_text("[]")
+    assert "its config.json holds a list, expected settings by name" in line(folder)
+
+
 def test_another_shape_is_one_line(folder):
     change(folder, in_channels=8)
     assert "patch_embedding.weight expected shape torch.Size([48, 8, 1, 2, 2])" in line(folder)

@@ -59,6 +59,18 @@ def test_the_null_condition_may_come_from_a_file(tmp_path):
     assert Captions(None, file).embed(batch(stored)) is not None  # shards of before have no fingerprint
 
 
+def test_a_null_condition_of_another_encoder_is_one_line(tmp_path):
+    other, wide = str(tmp_path / "other.safetensors"), str(tmp_path / "wide.safetensors")
+    save_file({"text": EMPTY}, other, metadata={"encoder": "other"})
+    save_file({"text": torch.ones(1, 3)}, wide, metadata={"encoder": "letters"})
+    with pytest.raises(
+        ValueError, match=r"encoder is text encoder letters, .*other.safetensors' was embedded by other"
+    ):
+        Captions(Letters, other).embed(batch(prompts=["ab", ""]))
+    with pytest.raises(ValueError, match=r"captions have 2 channels, .*wide.safetensors' has 3"):
+        Captions(None, wide).embed(batch(torch.ones(2, 4, 2)))  # shards of before name no encoder
+
+
 def test_without_any_caption_the_network_gets_the_null_condition():
     generator = torch.Generator().manual_seed(0)
     assert Captions().embed_or_nothing(batch()) is None
@@ -84,6 +96,11 @@ def test_wrong_options_are_one_line():
         Captions(null_text="encode")
     with pytest.raises(ValueError, match=r"captions.dropout must be in \[0, 1\], got 1.5"):
         Captions(dropout=1.5)
+    for options in ({"guidance": float("nan")}, {"guidance_alone": float("inf")}):
+        with pytest.raises(
+            ValueError, match=rf"sampling.{next(iter(options))} must be finite, got (nan|inf)"
+        ):
+            Sampling(**options)
     with pytest.raises(ValueError, match="no text encoder: set model.init_args.captions.encoder"):
         Captions().embed(batch(prompts=["a"] * 2))
     with pytest.raises(ValueError, match="Identity lacks members of scene4d.networks.text.TextEncoder"):

@@ -31,6 +31,7 @@ from scene4d.networks.trainable import trainable_parameters
 
 log = logging.getLogger(__name__)
 ARCHITECTURES = ("Fused", "Sequential", "Parallel")
+NETWORK = "configs/network/small_wan.yaml"
 TRAINING = "configs/small/diffusion_stage1.yaml"
 CLASS_PATH = "scene4d.networks.wan.{}"
 
@@ -80,10 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     add("--steps", type=int, default=0, help="optimizer steps of each architecture; 0 only counts")
     add("--config", type=list[str], default=[TRAINING], help="the training, later files over earlier ones")
     add("--json", type=Path, default=None, help="file for all figures")
-    parser.set_defaults(
-        {"network": "configs/network/small_wan.yaml", "grid": dict(views=4, frames=9, height=64, width=64)}
-    )
+    parser.set_defaults({"grid": dict(views=4, frames=9, height=64, width=64)})
     options = parser.parse_args(arguments)
+    if options.network is None:  # as a default its settings would stay under those of another network
+        given = sys.argv[1:] if arguments is None else arguments
+        options = parser.parse_args([*given, "--network", NETWORK])
     results: dict[str, object] = {"costs": costs(parser, options)}
     if options.steps:
         results["training"] = train(options.config, class_paths(), options.steps)

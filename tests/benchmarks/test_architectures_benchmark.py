@@ -34,6 +34,20 @@ def test_flops_are_those_of_the_formula():
     assert cost(network, Grid(1, 5, 32, 32)).forward == 2 * (block + ends)
 
 
+def test_a_network_of_full_size_is_counted_and_not_mixed_with_the_default():
+    grid = ["--grid.views", "8", "--grid.frames", "29", "--grid.height", "144", "--grid.width", "256"]
+    counted = main(["--network", "configs/network/wan2.1_1.3b.yaml", *grid])["costs"]
+    fused, width, tokens = counted["Fused"], 1536, 8 * 8 * 9 * 16
+    assert (fused.parameters, fused.trained, fused.new) == (1_418_996_800, 283_392_000, 0)
+    assert counted["Sequential"].new == 30 * (4 * (width**2 + width) + 2 * width + width**2 + width)
+    assert counted["Parallel"].new == 59 * (2 * width**2 + width)  # the last block has one, not two
+    block = (6 * width**2 + 2 * width * 8960) * tokens + 2 * width**2 * 512  # products of the layers
+    block += (
+        2 * width * tokens * (512 + 144 * (8 + 8 + 1))
+    )  # pairs of tokens and text, of view, time and frame
+    assert fused.forward == pytest.approx(2 * 30 * block, rel=0.01)
+
+
 def test_two_steps_of_each(tmp_path, caplog):
     (tmp_path / "short.yaml").write_text(SHORT)
     configs = f"[configs/small/diffusion_stage1.yaml, {tmp_path}/short.yaml]"

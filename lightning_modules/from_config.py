@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from pathlib import Path
 
 import lightning as L
 
 from lightning_modules.config_parser import ConfigParser, add_stages
-from lightning_modules.frozen_base import check_base
 from lightning_modules.training import Training
-from scene4d.networks.pretrained import recorded_base
 
 COMMAND_LINE = (
     "seed_everything",
@@ -31,8 +28,7 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
 
     Args:
         configs: YAML files, later ones over earlier ones.
-        weights: Weight files that take the place of the configs' `initial_weights`. A checkpoint that stands first
-            brings the files of the base that it was trained on.
+        weights: Weight files that take the place of the configs' `initial_weights`.
 
     Raises:
         ValueError: A config or weights file is missing or does not fit, or weights are missing; names it.
@@ -45,18 +41,14 @@ def from_config(*configs: str, weights: list[str] | None = None) -> Training:
     add_stages(parser)
     for name in COMMAND_LINE:
         parser.add_argument(f"--{name}", type=object)
-    parts, base = [*configs], None
+    parts = [*configs]
     if weights is not None:
-        base = recorded_base(weights[0]) if weights and Path(weights[0]).is_file() else None
-        files = [*(base["initial_weights"] if base else []), *weights]
-        parts.append(json.dumps({"model": {"init_args": {"initial_weights": files}}}))
+        parts.append(json.dumps({"model": {"init_args": {"initial_weights": weights}}}))
     config = parser.parse_args([argument for part in parts for argument in ("--config", part)])
     with contextlib.suppress(KeyError):
         del config["data"]
     del config["trainer"]
     model = parser.instantiate(config).model
     model.configure_model()
-    if base is not None and weights is not None:
-        check_base(model, base, f"checkpoint {weights[0]!r}")
     model.refuse_untrained()
     return model.eval().requires_grad_(False)

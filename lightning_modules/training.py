@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.checkpoint_contents import checkpoint_tensors
-from lightning_modules.frozen_base import FrozenBase
 from lightning_modules.schedules import StagedWarmup
 from lightning_modules.step_watch import StepWatch
 from scene4d.evaluation.rows import Row
@@ -82,8 +81,6 @@ class Training(L.LightningModule):
         self.initial_weights = list(initial_weights)
         self.trainable = None if trainable is None else list(trainable)
         self.untrained: list[str] = []  # names that still have their initial values
-        self.loaded: list[str] = []  # names that `initial_weights` gave
-        self.frozen_base = FrozenBase()
         self.results: dict[str, list[Row]] = {}
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
         self.watch = StepWatch()
@@ -123,7 +120,6 @@ class Training(L.LightningModule):
         self.untrained = list(network.state_dict())
         if self.initial_weights:
             self.untrained = load_initial_weights(network, self.initial_weights)
-            self.loaded = [f"network.{name}" for name in network.state_dict() if name not in self.untrained]
         if network.has_weights:
             self.untrained = []
         self.network = network
@@ -170,25 +166,22 @@ class Training(L.LightningModule):
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what has diverged out of every checkpoint, so that the last good one stays, and the frozen base.
+        """Keeps what has diverged out of every checkpoint, so that the last good one stays.
 
         Raises:
             ValueError: The last step has diverged, or a weight is not finite.
         """
         self.watch.settle()
-        self.frozen_base.leave_out(self, checkpoint)
         refuse_non_finite(checkpoint_tensors(checkpoint), "no checkpoint is written")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint and its base are every weight. Outside training its averages replace the trained values.
+        """A checkpoint holds every weight. Outside training its averages take the place of the trained values.
 
         Raises:
-            ValueError: A weight or an average is not finite, or the checkpoint belongs on another frozen base.
+            ValueError: A weight or an average is not finite.
         """
         path = None if self._trainer is None else self.trainer.ckpt_path
-        name = f"checkpoint {str(path or 'file')!r}"
-        refuse_non_finite(checkpoint_tensors(checkpoint), f"{name} is of no use")
-        self.frozen_base.put_back(self, checkpoint, name)
+        refuse_non_finite(checkpoint_tensors(checkpoint), f"checkpoint {str(path or 'file')!r} is of no use")
         self.untrained = []
         if not self.fitting:
             averages = checkpoint_averages(checkpoint)

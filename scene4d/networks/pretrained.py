@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors.torch import load_file
@@ -16,29 +15,6 @@ from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
 
 P = TypeVar("P", bound="Pretrained")
-BASE = "frozen_base"  # where a checkpoint of a training records what it leaves out
-
-
-class RecordedBase(TypedDict):
-    """What a checkpoint leaves out, because files gave it and nothing trained it."""
-
-    sources: list[str]  # paths and hub ids, as the config had them
-    initial_weights: list[str]  # those of them that were loaded over the network
-    fingerprint: str
-    names: list[str]
-
-
-def base_name(base: RecordedBase) -> str:
-    """What messages call a base: where it came from, and its fingerprint."""
-    return f"{' + '.join(base['sources']) or 'of no file'} ({base['fingerprint']})"
-
-
-def recorded_base(path: str | Path) -> RecordedBase | None:
-    """The base that a checkpoint of a training belongs on; None for other files, and for one that holds everything."""
-    if not zipfile.is_zipfile(path):  # nothing but archives is mapped, and checkpoints are archives
-        return None
-    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    return content.get(BASE) if isinstance(content, dict) else None
 
 
 def load_initial_weights(network: TrainedNetwork, paths: str | Path | Sequence[str]) -> list[str]:
@@ -68,7 +44,7 @@ def load_weights(
 
     Raises:
         ValueError: A file is missing, unreadable or holds NaN, or belongs to another architecture; names the file
-            and the first key that differs, with both shapes. Or a checkpoint lacks its base; names that.
+            and the first key that differs, with both shapes.
     """
     paths = [str(paths)] if isinstance(paths, (str, Path)) else list(paths)
     merged: dict[str, Tensor] = {}
@@ -80,10 +56,7 @@ def load_weights(
     dropped = tuple(prefix for prefix in unused if not any(key.startswith(prefix) for key in own))
     given = {key: value for key, value in merged.items() if not key.startswith(dropped)}
     kept = [key for key in own if key not in given and key.startswith(tuple(optional))]
-    expected = {k: v for k, v in own.items() if k not in kept}
-    for path in paths if expected.keys() - given.keys() else []:
-        _explain_partial(path, next(k for k in expected if k not in given))
-    _explain_mismatch(expected, given, " + ".join(paths))
+    _explain_mismatch({k: v for k, v in own.items() if k not in kept}, given, " + ".join(paths))
     module.load_state_dict(given, strict=False)
     return kept
 
@@ -194,16 +167,6 @@ def from_pretrained(model_class: type[P], pretrained: str, subfolder: str, dtype
             f"Without a network, download that repository elsewhere and put config.json and the *.safetensors "
             f"files into a folder {subfolder!r} below a local folder, then give that folder's path instead."
         ) from error
-
-
-def _explain_partial(path: str, missing: str) -> None:
-    """Raises ValueError for a checkpoint that leaves out what is missing."""
-    base = recorded_base(path)
-    if base is not None and any(name.removeprefix("network.") == missing for name in base["names"]):
-        raise ValueError(
-            f"{path}: the checkpoint holds only what trained, {missing!r} is missing; it belongs on the base "
-            f"{base_name(base)}: give the files of that base before it"
-        )
 
 
 def _explain_mismatch(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:

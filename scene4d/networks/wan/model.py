@@ -151,8 +151,7 @@ class WanGridTransformer(nn.Module):
     def new_weights(self) -> Sequence[str]:
         """Names of the parameters that the base does not have."""
         names = (name for name, _ in self.named_parameters())
-        patterns = [*self.architecture.new, *(self.adapter.trainable if self.adapter else ())]
-        return [name for name in names if any(re.search(new, name) for new in patterns)]
+        return [name for name in names if any(re.search(new, name) for new in self.architecture.new)]
 
     def forward(
         self,

@@ -211,7 +211,9 @@ def test_a_validation_within_training_gives_its_memory_back(shards, tmp_path, mo
         gc.collect()
         alive.append(sum(known() is not None for known in seen))
         tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
-        taken.append(sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}.values()))
+        taken.append(
+            sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}.values())
+        )
 
     monkeypatch.setattr(VideoDiffusion, "validation_step", validate)
     monkeypatch.setattr(VideoDiffusion, "on_train_batch_start", count)

@@ -14,7 +14,9 @@ from callbacks.checkpoint_files import newest_checkpoint, read_checkpoint
 
 log = logging.getLogger(__name__)
 
-AFRESH = "for a new optimizer, put the checkpoint into model.init_args.initial_weights instead of --ckpt_path"
+AFRESH = (
+    "for a new optimizer, add the checkpoint to model.init_args.initial_weights instead of giving --ckpt_path"
+)
 LIGHTNINGS = ("best", "hpc", "registry")  # values of --ckpt_path that are no files
 
 

@@ -127,12 +127,19 @@ class HeldOutLoader:
             ValueError: A sample or shard cannot be read; names it.
         """
         self.dataset.rank, self.dataset.ranks = rank_and_world()
-        for batch in DataLoader(
+        batches = DataLoader(
             self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is, worker_init_fn=spare_worker
-        ):  # fmt: skip
-            if isinstance(batch, str):
-                raise ValueError(batch)
-            yield batch
+        )  # fmt: skip
+        yield from map(
+            _or_raise, batches
+        )  # a loop's variable would keep the last batch until the next validation
+
+
+def _or_raise(batch: SceneBatch | str) -> SceneBatch:
+    """Raises the ValueError that a worker has put into words."""
+    if isinstance(batch, str):
+        raise ValueError(batch)
+    return batch
 
 
 def _count(url: str) -> int:

@@ -1,8 +1,10 @@
 """The whole command line on tiny shards: fit, resume, validate, predict."""
 
 import csv
+import gc
 import itertools
 import json
+import weakref
 from functools import partial
 from types import SimpleNamespace
 
@@ -195,6 +197,29 @@ def test_validate_without_baselines_scores_the_network_alone_on_sources_of_any_n
     option = "--model.init_args.evaluation.init_args.baselines"
     table = validate(root, option, "false", config="kubric.yaml")
     assert set(table) == {("kubric", method) for method in GENERATED}
+
+
+def test_a_validation_within_training_gives_its_memory_back(shards, tmp_path, monkeypatch):
+    """Its batches are gone when training goes on, and no validation leaves more than the one before."""
+    step, seen, alive, taken = VideoDiffusion.validation_step, [], [], []
+
+    def validate(self, batch, *numbers):
+        seen.extend(map(weakref.ref, (batch.images, batch.latents)))
+        step(self, batch, *numbers)
+
+    def count(self, batch, index):
+        gc.collect()
+        alive.append(sum(known() is not None for known in seen))
+        tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+        taken.append(
+            sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}.values())
+        )
+
+    monkeypatch.setattr(VideoDiffusion, "validation_step", validate)
+    monkeypatch.setattr(VideoDiffusion, "on_train_batch_start", count)
+    main(["fit", "--config", config(shards, tmp_path, max_steps=6, val_check_interval=2)])
+    assert len(seen) == 6 and alive == [0] * 6
+    assert taken[2:4] == taken[4:6]  # after the first validation and after the second
 
 
 def test_a_checkpoint_is_judged_by_its_averages(trained, monkeypatch, tmp_path):

@@ -81,8 +81,7 @@ def training_loss(model: VideoDiffusion, batch: SceneBatch, generator: torch.Gen
     assert batch.latents is not None
     sigmas = model.flow.draw_sigmas(len(batch.latents), generator)
     noise = torch.randn(batch.latents.shape, generator=generator)
-    kept = torch.rand(len(noise), 1, 1, generator=generator) >= model.text_dropout
-    text = None if batch.text is None else batch.text * kept
+    text = model.captions.embed_for_training(batch, generator)
     mask = latent_reference_mask(batch.reference)
     return model.flow.loss(model.network, batch.latents, mask, text, sigmas, noise).mean()
 

@@ -38,8 +38,9 @@ class ConfigParser(LightningArgumentParser):
                 names it.
         """
         args = sys.argv[1:] if args is None else args
-        for argument in args:
+        for option, argument in zip(["", *args], args):
             _check_file(Path(str(argument).rpartition("=")[2]))
+            _refuse_functions(str(option).lstrip("-"), _table(str(argument)))
         config = super().parse_args(_with_plain_texts(args), *more, **kwargs)
         _refuse_functions("", config.as_dict())
         return config
@@ -93,6 +94,14 @@ def _with_plain_texts(args: Sequence[str]) -> list[str]:
     return changed
 
 
+def _table(argument: str) -> object:
+    """What a whole setting on the command line holds; None of another argument, which the parser will judge."""
+    try:
+        return yaml.safe_load(argument) if argument.startswith(("{", "[")) else None
+    except yaml.YAMLError:
+        return None
+
+
 def _check_file(path: Path) -> str:
     """The text of a config file; the files that it names are read, too. Nothing of what is no config file."""
     if path.suffix not in FILES or not path.is_file():
@@ -108,6 +117,7 @@ def _check_file(path: Path) -> str:
         raise ValueError(f"config file {str(path)!r} is no YAML: {reason}") from error
     if not content or isinstance(content, str):
         raise ValueError(f"config file {str(path)!r} is empty or holds no settings")
+    _refuse_functions("", content)
     for name in _texts(content):
         _check_file(path.parent / name)
     return text

@@ -45,7 +45,9 @@ def write_network(path, base, **options):
 
 def test_plain_diffusers_loads_what_was_trained(base, tmp_path):
     part = trained_part(base, tmp_path / "part.safetensors")
-    write_network(tmp_path / "network.yaml", base, dtype="bfloat16")  # of the training: it must round nothing here
+    write_network(
+        tmp_path / "network.yaml", base, dtype="bfloat16"
+    )  # of the training: it must round nothing here
     arguments = ["--network", str(tmp_path / "network.yaml"), "--output", str(tmp_path / "out")]
     main([*arguments, "--weights", f"[{tmp_path}/part.safetensors]", "--shard_size", "20KB"])
     plain, info = WanTransformer3DModel.from_pretrained(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from statistics import median
 
 import lightning as L
@@ -56,8 +57,10 @@ class BareSteps(L.Callback):
 def _bare_step(
     module: VideoDiffusion, batch: SceneBatch, optimizer: torch.optim.Optimizer, trainer: L.Trainer
 ) -> None:
-    assert batch.latents is not None
     optimizer.zero_grad()
+    if batch.has_images:  # `fit` encodes every batch, too
+        batch = replace(batch, latents=module.generator.encode(batch.images))
+    assert batch.latents is not None
     with trainer.precision_plugin.forward_context():
         sigmas = module.flow.draw_sigmas(len(batch.latents), torch.Generator()).to(module.device)
         noise, mask = torch.randn_like(batch.latents), latent_reference_mask(batch.reference)

@@ -14,7 +14,6 @@ from callbacks.step_flops import StepFlops, peak_tflops
 from scene4d.distributed.agreement import from_all_ranks
 from scene4d.types import SceneBatch
 
-
 Batch = tuple[list[Mark], list[tuple[Mark, Mark]]]  # moments between the parts; beginnings and ends of blocks
 
 

@@ -25,20 +25,23 @@ import time
 import warnings
 from pathlib import Path
 
-import torch
-
-import lightning_modules
-from datamodules import mixture
-from main import run
-
-STEP = 2  # complete steps before the fault
-
 fault, _, rank = sys.argv[1].partition("_")
 folder, struck = Path(sys.argv[2]), os.environ.get("LOCAL_RANK", "0") == rank
 
 
 def note_process() -> None:
     (folder / f"pid_{os.getpid()}").touch()
+
+
+note_process()  # the imports take long
+
+import torch  # noqa: E402
+
+import lightning_modules  # noqa: E402
+from datamodules import mixture  # noqa: E402
+from main import run  # noqa: E402
+
+STEP = 2  # complete steps before the fault
 
 
 def refuse_writing() -> None:
@@ -91,7 +94,6 @@ def with_faulty_data() -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    note_process()
     with_faulty_step()
     with_faulty_data()
     if fault == "start" and struck:

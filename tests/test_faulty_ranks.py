@@ -125,6 +125,6 @@ def test_a_port_that_is_in_use(tmp_path, strategy):
         other.listen()
         port = str(other.getsockname()[1])
         status, printed, seconds = start("none_0", tmp_path, strategy, MASTER_PORT=port)
-    assert status == 1 and not left(tmp_path), printed
+        assert status == 1 and not left(tmp_path), printed
     assert re.search(rf"^error: port {port} of this machine is in use", printed, re.M), printed
     assert "Traceback" not in printed

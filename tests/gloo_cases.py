@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from callbacks import HangWatch, StepTimes, Throughput
+from callbacks import GridExport, HangWatch, StepTimes, Throughput
 from lightning_modules.loss_figures import LossFigures
 from scene4d.evaluation.table import SceneScores
 from scene4d.types import SceneBatch
@@ -92,6 +92,9 @@ class Model(L.LightningModule):
             time.sleep(0.5)
             self.network(torch.ones(1, 8))
 
+    def predict_step(self, batch, index):
+        return batch
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -115,13 +118,18 @@ def fit(folder, model, batches, *callbacks, wait=0.0, **options):
     """What both ranks log, by step; rank 1 would log it, too, if it wrote files."""
     logged, logger = [], CSVLogger(folder)
     logger.log_metrics = lambda metrics, step=None: logged.append([step, metrics])
-    L.Trainer(
-        default_root_dir=folder, max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", logger=logger,
-        callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False,
-        plugins=[LightningEnvironment()],
-        enable_checkpointing=False, log_every_n_steps=1000, use_distributed_sampler=False, **options,
-    ).fit(model, Batches(batches, wait), DataLoader(torch.ones(1, 1)) if model.validation else None)  # fmt: skip
+    validation = DataLoader(torch.ones(1, 1)) if model.validation else None
+    trainer(folder, *callbacks, logger=logger, **options).fit(model, Batches(batches, wait), validation)
     return logged
+
+
+def trainer(folder, *callbacks, **options):
+    return L.Trainer(
+        default_root_dir=folder, max_epochs=1, accelerator="cpu", devices=2, strategy="ddp",
+        callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False,
+        plugins=[LightningEnvironment()], enable_checkpointing=False, log_every_n_steps=1000,
+        use_distributed_sampler=False, **options,
+    )  # fmt: skip
 
 
 def slow_data(folder):
@@ -140,11 +148,7 @@ def other_shapes(folder):
 
 def throughput(folder):
     """Grids of 2 x 3 frames on rank 0, of 4 x 3 on rank 1."""
-    images = torch.ones(2, 2 + 2 * RANK, 3, 3, 2, 2)
-    batch = SceneBatch(
-        images, None, torch.zeros(2, 3), torch.zeros(images.shape[:3], dtype=torch.bool), ["s"] * 2, []
-    )
-    return fit(folder, Model(), [batch] * 7, Throughput(6))
+    return fit(folder, Model(), [scene("a", 2 + 2 * RANK)] * 7, Throughput(6))
 
 
 def patience(folder):
@@ -154,12 +158,33 @@ def patience(folder):
     return watch.watcher is None
 
 
+def predicted(folder):
+    """Three scenes on two ranks, of which rank 1 repeats its only one; four scenes of which three are wanted."""
+    names = []
+    for scenes, limit in (([["a", "c"], ["b", "b"]], 9), ([["a", "c"], ["b", "d"]], 3)):
+        output = folder / f"scenes_{limit}"
+        export = GridExport(str(output), limit=limit, sheets=False, view_videos=False, time_videos=False)
+        run = trainer(folder, export, logger=False)
+        run.predict(Model(), Batches([scene(key) for key in scenes[RANK]]))
+        run.strategy.barrier()
+        names.append(sorted(path.name for path in output.iterdir()))
+    return names
+
+
+def scene(key, views=2):
+    """One grid of 3 frames per view, whose pictures the key decides."""
+    images = torch.full((1, views, 3, 3, 16, 16), ord(key) / 128)
+    return SceneBatch(
+        images, None, torch.zeros(1, 3), torch.zeros(1, views, 3, dtype=torch.bool), ["s"], [key]
+    )
+
+
 class Waits(L.Callback):
     def on_validation_end(self, trainer, pl_module):
         trainer.strategy.barrier()
 
 
-CASES = (figures, scores, slow_data, slow_block, other_shapes, throughput, patience)
+CASES = (figures, scores, slow_data, slow_block, other_shapes, throughput, patience, predicted)
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")

@@ -81,8 +81,12 @@ def test_ranks_that_count_operations_in_different_steps_log_together(found):
 
 def test_throughput_is_the_sum_of_batches_of_different_shapes(found):
     ((_, rates),) = found[0]["throughput"]
-    # 2 samples of 6 frames and 2 of 12
+    # a sample of 6 frames and one of 12
     assert rates["train/frames_per_second"] == pytest.approx(9 * rates["train/samples_per_second"])
+
+
+def test_every_scene_is_written_once_and_no_more_than_wanted(found):
+    assert both(found, "predicted") == [["a", "b", "c"], ["a", "b", "c"]]
 
 
 def test_a_rank_that_waits_long_for_one_that_works_has_not_hung(found):

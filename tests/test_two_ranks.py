@@ -221,6 +221,19 @@ def test_the_other_two_ways_to_score_on_two_ranks(tmp_path, one_rank):
         assert json.loads((tmp_path / part / f"{part}.json").read_text()) == one_rank[part]
 
 
+def run_alone(line):
+    """Runs a command line in this process with one thread, as each of two ranks does."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr("sys.argv", ["main.py"])
+        torch.set_num_threads(1)
+        try:
+            main(line)
+        finally:
+            torch.set_num_threads(threads)
+
+
 def validation_scalars(folder):
     """What the only validation of a training logged."""
     events = EventAccumulator(str(folder)).Reload()
@@ -229,20 +242,16 @@ def validation_scalars(folder):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("part, options", [("diffusion", GRID | SHORT), ("reconstruction", VIEWS)])
-def test_a_validation_within_training_is_that_of_one_rank(ran, tmp_path, monkeypatch, part, options):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["main.py"])
-    main(judged(part, tmp_path, options))
+def test_a_validation_within_training_is_that_of_one_rank(ran, tmp_path, part, options):
+    run_alone(judged(part, tmp_path, options))
     alone, together = validation_scalars(tmp_path), validation_scalars(ran[0] / f"judged_{part}")
     assert together == pytest.approx(alone, rel=1e-5) and len(alone) > 2
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("part, options", [("diffusion", GRIDS | SHORT), ("reconstruction", VIEWS)])
-def test_scores_where_a_rank_has_no_scene_are_those_of_one_rank(ran, tmp_path, monkeypatch, part, options):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["main.py"])
-    main(score("validate", part, tmp_path, options, scenes=1))
+def test_scores_where_a_rank_has_no_scene_are_those_of_one_rank(ran, tmp_path, part, options):
+    run_alone(score("validate", part, tmp_path, options, scenes=1))
     alone, together = (
         json.loads((folder / f"{part}.json").read_text())[part]
         for folder in (tmp_path, ran[0] / f"alone_{part}")
@@ -256,15 +265,9 @@ def test_scores_where_a_rank_has_no_scene_are_those_of_one_rank(ran, tmp_path, m
 def one_rank(tmp_path_factory):
     """The same scores in this process."""
     root, found = tmp_path_factory.mktemp("one"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setattr("sys.argv", ["main.py"])
-        for part, options in (("diffusion", GRIDS | SHORT), ("reconstruction", VIEWS)):
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            main(score("validate", part, root, options))
-            torch.set_num_threads(threads)
-            found[part] = json.loads((root / f"{part}.json").read_text())
+    for part, options in (("diffusion", GRIDS | SHORT), ("reconstruction", VIEWS)):
+        run_alone(score("validate", part, root, options))
+        found[part] = json.loads((root / f"{part}.json").read_text())
     return found
 
 

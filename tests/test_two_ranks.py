@@ -258,7 +258,8 @@ def test_scores_where_a_rank_has_no_scene_are_those_of_one_rank(ran, tmp_path, p
     )
     assert {row["count"] for row in together} == {1} and len(together) == len(alone)
     for ours, theirs in zip(together, alone):
-        assert ours == pytest.approx(theirs, rel=1e-5)
+        assert ours["value"] == pytest.approx(theirs["value"], rel=1e-5)
+        assert ours | theirs | {"value": 0} == theirs | {"value": 0}
 
 
 @pytest.fixture(scope="module")

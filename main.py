@@ -20,6 +20,7 @@ from callbacks.checkpoint_files import with_whole_checkpoints
 from callbacks.console import calm_console, with_console
 from callbacks.endings import line_of, naming_files
 from callbacks.global_batch import GlobalBatch
+from callbacks.hang_watch import with_hang_watch
 from callbacks.preemption import leave_signals_alone, with_last_checkpoint
 from callbacks.ranks import OneEnd, refuse_strategy
 from callbacks.resuming import find_checkpoint, keep_settings
@@ -69,6 +70,7 @@ class Scene4DCLI(LightningCLI):
         ]
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False:
             trainer.callbacks = with_last_checkpoint(trainer.callbacks)
+        trainer.callbacks = with_hang_watch(trainer.callbacks)
         built = super().instantiate_trainer(**kwargs, plugins=with_whole_checkpoints(trainer.plugins))
         leave_signals_alone(built)
         return built

@@ -4,6 +4,7 @@ from callbacks.ema import ExponentialMovingAverage
 from callbacks.gaussian_export import GaussianExport
 from callbacks.grid_export import GridExport
 from callbacks.grid_logging import GridLogging
+from callbacks.hang_watch import HangWatch
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.metrics_export import MetricsExport
 from callbacks.step_times import StepTimes
@@ -15,6 +16,7 @@ __all__ = [
     "GaussianExport",
     "GridExport",
     "GridLogging",
+    "HangWatch",
     "LastCheckpoint",
     "MetricsExport",
     "StepTimes",

@@ -96,7 +96,7 @@ class GaussianReconstruction(Training):
         """Predicts from the input views, renders target views and some inputs, and compares them."""
         useful = self.useful.of(batch)
         if self.useful.left_out:
-            self.log("train/useless_scenes", float(self.useful.left_out.total()))
+            self.figures.set_total("train/useless_scenes", self.useful.left_out.total())
         share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
         batch = placeholder(batch) if useful is None else useful
         prediction = self.network(batch.images[:, : batch.inputs])
@@ -106,9 +106,8 @@ class GaussianReconstruction(Training):
             outcome = self.render_outcome(batch, prediction, self.step_generator(batch_index))
             losses = weighted_losses(self.losses, outcome)
         loss = sum(losses.values(), start=batch.images.new_zeros(()))
-        self.log("train/loss", loss, prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        self.log_dict({f"train/{name}": value for name, value in outcome.figures.items()}, prog_bar=True)
+        found = {"loss": loss, **losses, **outcome.figures}
+        self.log_means(found, len(batch.images), shown=("loss", *outcome.figures))
         return loss * share
 
     def render_outcome(

@@ -15,8 +15,8 @@ from lightning_modules.divergence import Divergence
 class StepWatch(L.Callback):
     """Stops a training on all ranks when a loss or the gradient is not finite, and logs how each step went.
 
-    Logged are `train/learning_rate`, `train/gradient_norm` (before clipping) and the module's `step_figures`, every
-    `trainer.log_every_n_steps` steps; never if that is 0.
+    Logged are `train/learning_rate`, `train/gradient_norm` (before clipping) and the module's `step_figures`, for
+    which all ranks are asked, every `trainer.log_every_n_steps` steps; never if that is 0.
     """
 
     def __init__(self) -> None:
@@ -61,6 +61,8 @@ class StepWatch(L.Callback):
             }
             for logger in trainer.loggers:
                 logger.log_metrics(figures, trainer.global_step)
+        elif not every:
+            pl_module.figures.forget()  # type: ignore[operator, union-attr]  # or it would keep them all
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Waits for the answer about the last step."""

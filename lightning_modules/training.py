@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.checkpoint_contents import checkpoint_tensors
 from lightning_modules.frozen_base import FrozenBase, base_files, refuse_other_base
+from lightning_modules.loss_figures import LossFigures
 from lightning_modules.schedules import StagedWarmup
 from lightning_modules.step_watch import StepWatch
 from scene4d.evaluation.rows import Row
@@ -86,6 +87,7 @@ class Training(L.LightningModule):
         self.results: dict[str, list[Row]] = {}
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
         self.watch, self.frozen_base = StepWatch(), FrozenBase()
+        self.figures = LossFigures()
 
     def setup(self, stage: str) -> None:
         """Refuses precisions that keep no float32 weights, and strategies whose ranks would train apart.
@@ -177,9 +179,21 @@ class Training(L.LightningModule):
         """What every training needs, whatever the config lists."""
         return [self.watch]
 
+    def log_means(self, means: dict[str, Float[Tensor, ""]], count: int, shown: Sequence[str]) -> None:
+        """Keeps figures of a batch of this rank for the log, which gets their means over all ranks.
+
+        Args:
+            means: Means over the samples of the batch, by name without "train/".
+            count: The number of samples.
+            shown: Names of what the progress bar shows at once, of rank 0.
+        """
+        found = {f"train/{name}": value for name, value in means.items()}
+        self.log_dict({f"train/{name}": means[name] for name in shown}, prog_bar=True, logger=False)
+        self.figures.add(found, count)
+
     def step_figures(self) -> dict[str, float]:
-        """More numbers to log beside those of every training, asked for only when they are logged."""
-        return {}
+        """Means of `figures` over all ranks, asked for only when they are logged; every rank must call it."""
+        return self.figures.take()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what has diverged out of every checkpoint, and frozen weights that files give again.

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_modules.loss_figures import LossFigures
 from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.distributed.checkpointing import Checkpointing, checkpoint_blocks
@@ -82,7 +81,6 @@ class VideoDiffusion(Training):
         self.fixed_losses, self.evaluation = FixedLosses(), evaluation or GridEvaluation()
         self.sampling, self.captions, self.trained_on = sampling, captions, trained_on
         self.checkpointing, self.compile_network = checkpointing, compile
-        self.losses = LossFigures()
 
     def configure_model(self) -> None:
         """Builds both networks once, and the pipeline that generates grids with them.
@@ -125,13 +123,9 @@ class VideoDiffusion(Training):
         text = self.captions.embed_for_training(batch, generator)
         mask = latent_reference_mask(batch.reference)
         losses = self.flow.loss(self.network, latents, mask, text, sigmas, noise)
-        self.log("train/loss", losses.mean(), prog_bar=True)
-        self.losses.add(batch.source, sigmas, losses)
+        self.log_means({"loss": losses.mean()}, len(losses), shown=("loss",))
+        self.figures.add_samples(batch.source, sigmas, losses)
         return losses.mean()
-
-    def step_figures(self) -> dict[str, float]:
-        """The mean loss of every source and of four ranges of noise levels since the last time."""
-        return self.losses.take()
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the scores and pictures of the last validation."""

@@ -1,15 +1,18 @@
 """Processes of one run: none is left behind, all wait for the last, and what would train apart is refused."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch.distributed
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
-from callbacks.ranks import LAUNCHER, lost_rank, refuse_strategy
+from callbacks.endings import line_of
+from callbacks.ranks import LAUNCHER, _launched_by, lost_rank, refuse_strategy
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,3 +72,31 @@ def test_other_strategies_are_refused(strategy, name):
 ])  # fmt: skip
 def test_an_error_that_only_says_that_another_rank_has_ended(text, lost):
     assert lost_rank(RuntimeError(text)) is lost
+
+
+def test_a_port_in_use_is_no_lost_rank():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(torch.distributed.DistNetworkError) as error:
+            torch.distributed.TCPStore("127.0.0.1", port, is_master=True)
+    assert line_of(error.value) == (
+        f"port {port} of this machine is in use by another program: set MASTER_PORT to a free one"
+    )
+
+
+def test_who_has_started_a_rank(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    assert _launched_by() is None
+    monkeypatch.setenv(LAUNCHER, str(os.getppid()))
+    assert _launched_by() == os.getppid()
+    monkeypatch.setenv(LAUNCHER, str(os.getpid()))  # it lives, but has not started this process
+    assert _launched_by() is None
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setenv(LAUNCHER, str(ended.pid))  # rank 0 failed while this process was still importing
+    assert _launched_by() == ended.pid
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # torchrun ends its processes itself
+    assert _launched_by() is None

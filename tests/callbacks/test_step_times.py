@@ -42,8 +42,8 @@ def fit(folder, sizes, every, **options):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("batches", [1, 2])
 def test_parts_are_those_of_an_optimizer_step(tmp_path, batches):
-    logged, callback = fit(tmp_path, [4] * 4 * batches, 3, accumulate_grad_batches=batches)
-    assert list(logged) == [4]  # the first step counts operations
+    logged, callback = fit(tmp_path, [4] * 4 * batches, 4, accumulate_grad_batches=batches)
+    assert list(logged) == [4]  # three timed steps: the first one counts operations
     figures = logged[4]
     assert 0.02 * batches <= figures["train/seconds_forward"] < 0.1 * batches
     assert sum(figures[f"train/share_{name}"] for name in PARTS) == pytest.approx(1)

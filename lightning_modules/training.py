@@ -86,8 +86,8 @@ class Training(L.LightningModule):
         self.untrained: list[str] = []  # names that still have their initial values
         self.results: dict[str, list[Row]] = {}
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
-        self.watch, self.frozen_base = StepWatch(), FrozenBase()
-        self.figures = LossFigures()
+        self.figures, self.frozen_base = LossFigures(), FrozenBase()
+        self.watch = StepWatch(self.figures)
 
     def setup(self, stage: str) -> None:
         """Refuses precisions that keep no float32 weights, and strategies whose ranks would train apart.
@@ -190,10 +190,6 @@ class Training(L.LightningModule):
         found = {f"train/{name}": value for name, value in means.items()}
         self.log_dict({f"train/{name}": means[name] for name in shown}, prog_bar=True, logger=False)
         self.figures.add(found, count)
-
-    def step_figures(self) -> dict[str, float]:
-        """Means of `figures` over all ranks, asked for only when they are logged; every rank must call it."""
-        return self.figures.take()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what has diverged out of every checkpoint, and frozen weights that files give again.

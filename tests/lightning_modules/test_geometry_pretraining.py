@@ -32,7 +32,7 @@ def test_training_lowers_its_loss():
     assert values[-1] < 0.8 * values[0]
     names = ("loss", "camera", "depth", "confidence", "matching", "match_accuracy", "rotation_deg")
     assert logged.keys() >= {"train/loss", "train/match_accuracy", "train/rotation_deg"}  # in the bar
-    assert module.step_figures().keys() >= {f"train/{name}" for name in names}
+    assert module.figures.take().keys() >= {f"train/{name}" for name in names}
 
 
 def test_the_pairs_that_are_matched_depend_on_the_step_alone():

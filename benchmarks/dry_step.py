@@ -7,7 +7,7 @@ counts is what would happen, as far as it depends on shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,6 @@ from torch._subclasses import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.grids import Grid
@@ -28,7 +27,6 @@ from benchmarks.training_setup import Setup
 from callbacks.step_flops import StepFlops
 from lightning_modules.video_diffusion import VideoDiffusion
 from scene4d.distributed.checkpointing import checkpoint_blocks
-
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Ready:
         return (torch.zeros(grid.batch, grid.views, grid.frames, 3, grid.height, grid.width),)
 
     def loss(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The loss of a batch; of a reconstruction, the mean of all predictions in the place of rendering and losses."""
+        """The loss of a batch; of a reconstruction, the mean of its predictions in place of rendering and losses."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.setup.half):
             if isinstance(self.setup.module, VideoDiffusion):
                 return self.setup.module.flow.loss(self.called, *inputs).mean()
@@ -157,7 +155,9 @@ class Ready:
 
     def state(self) -> Step:
         """Bytes that live from step to step; call it while there are gradients."""
-        states = [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
+        states = [
+            x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, Tensor)
+        ]
         gradients = [p.grad for p in self.trained() if p.grad is not None]
         weights = [*self.network.parameters(), *self.network.buffers()]
         return Step(

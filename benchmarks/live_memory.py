@@ -14,12 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 
-
 class LiveMemory(TorchDispatchMode):
     """Follows every storage from the operator that makes it until nobody refers to it.
 
-    What an operator needs inside is not seen; for a split tensor (DTensor) that is good, since it finds out shapes there
-    with whole ones that have no data. Without data (under `FakeTensorMode`) the numbers are the same as with it.
+    What an operator needs inside is not seen. For a split tensor (DTensor) that is good: it finds out shapes there by
+    whole tensors without data. Without data (under `FakeTensorMode`) the numbers are the same as with it.
 
     Attributes:
         now: Bytes that are alive.

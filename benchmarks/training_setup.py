@@ -17,7 +17,10 @@ from scene4d.networks.trainable import trainable_parameters
 from scene4d.networks.wan.model import WAN_TEXT_LENGTH
 from scene4d.stages import Stage, accumulated_batches
 
-RELEASED = {16: (8, 126_892_531), 48: (16, 704_692_208)}  # stride and parameters of Wan's autoencoders, by channels
+RELEASED = {
+    16: (8, 126_892_531),
+    48: (16, 704_692_208),
+}  # stride and parameters of Wan's autoencoders, by channels
 AVERAGES = "ExponentialMovingAverage"
 
 
@@ -125,7 +128,9 @@ def read_setup(configs: Sequence[str], changes: Changes) -> Setup:
 def _without_weights(network: Namespace) -> torch.dtype:
     """Makes a network's settings those of one without weights; returns the type that its weights would have."""
     if network.get("adapter"):
-        raise ValueError("network.init_args.adapter: LoRA is not estimated; its base trains nothing, see --help")
+        raise ValueError(
+            "network.init_args.adapter: LoRA is not estimated; its base trains nothing, see --help"
+        )
     dtype = getattr(torch, network.get("dtype", "float32"))
     if network.get("pretrained"):
         network.text_length = network.text_length or WAN_TEXT_LENGTH
@@ -147,7 +152,9 @@ def _grid(data: Namespace, changes: Changes) -> Grid:
     found = {name: getattr(changes, name) or value for name, value in found.items()}
     missing = [name for name, value in found.items() if value is None]
     if missing:
-        raise ValueError(f"the config does not say the grids' {', '.join(missing)}: give --{' --'.join(missing)}")
+        raise ValueError(
+            f"the config does not say the grids' {', '.join(missing)}: give --{' --'.join(missing)}"
+        )
     return Grid(**found)
 
 
@@ -160,7 +167,7 @@ def _autoencoder(model: VideoDiffusion, settings: Namespace) -> tuple[int, int]:
         channels = int(model.make_network().channels)  # type: ignore[arg-type]
     if channels not in RELEASED:
         raise ValueError(
-            f"an autoencoder of {channels} channels is none of Wan's ({', '.join(map(str, RELEASED))}): its stride is not known"
+            f"an autoencoder of {channels} channels is none of Wan's, which have {' or '.join(map(str, RELEASED))}"
         )
     stride, count = RELEASED[channels]
     return stride, 4 * count

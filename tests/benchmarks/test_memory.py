@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from benchmarks.memory import Grid, inputs, kept_bytes, main
+
 from scene4d.distributed.checkpointing import checkpoint_blocks
 from scene4d.networks import WanGridTransformer
 

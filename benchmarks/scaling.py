@@ -122,7 +122,9 @@ def row(number: int, found: Estimate, rates: Rates) -> str:
 def show(setup: Setup, options: Namespace, rates: Rates) -> list[Estimate]:
     """Logs the table while it is made."""
     log.info("%d GPUs, %s\n%s\n", options.gpus, setup.grid, rates)
-    log.info("GB and seconds are those of one GPU and one optimizer step; times are estimates from these rates.\n")
+    log.info(
+        "GB and seconds are those of one GPU and one optimizer step; times are estimates from these rates.\n"
+    )
     log.info("| %s |\n|%s", " | ".join(COLUMNS), "---|" * len(COLUMNS))
     found: list[Estimate] = []
     for x in estimates(setup, options, rates):

@@ -19,7 +19,7 @@ from scene4d.stages import Stage, accumulated_batches
 
 RELEASED = {
     16: (8, 126_892_531),
-    48: (16, 704_692_208),
+    48: (16, 704_688_668),
 }  # stride and parameters of Wan's autoencoders, by channels
 AVERAGES = "ExponentialMovingAverage"
 

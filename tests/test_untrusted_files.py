@@ -215,7 +215,8 @@ CODE = "import os\nos.mkdir({!r})\nclass Tokenizer: pass\nclass Model: pass\n"
 def test_code_beside_a_tokenizer_is_not_run(wan, trace):
     folder = wan / "tokenizer"
     folder.mkdir()
-    (folder / "evil.py").write_text(CODE.format(str(trace)))
+    for place in (folder, wan):
+        (place / "evil.py").write_text(CODE.format(str(trace)))
     settings = {"tokenizer_class": "Tokenizer", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError):

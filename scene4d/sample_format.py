@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image
 
+from scene4d.pictures import open_picture
 from scene4d.sample_arrays import (
     LATENTS_NAME,
     LatentsEntry,
@@ -41,6 +41,7 @@ from scene4d.sample_arrays import (
 from scene4d.sample_meta import camera_problems, check_fps, check_meta
 from scene4d.video_files import write_h264
 from scene4d.video_files.colours import BT601, RGBFrames
+from scene4d.video_files.streams import open_alone
 
 FORMAT_VERSION = 1
 KEY_LENGTH = 200  # bytes of UTF-8; a member's name is the key and an ending, and file systems allow 255
@@ -326,7 +327,7 @@ def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
 
 def decode_video(data: bytes) -> np.ndarray:
     """mp4 bytes -> uint8 `t h w 3`. One decoding thread: workers are processes already."""
-    with av.open(io.BytesIO(data), mode="r") as container:
+    with open_alone(io.BytesIO(data)) as container:
         container.streams.video[0].thread_type = "NONE"
         rgb = RGBFrames(unnamed=BT601)  # older shards do not name what `encode_video` uses
         return np.stack([rgb.convert(frame) for frame in container.decode(video=0)])
@@ -343,7 +344,7 @@ def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray
         if name.endswith("mp4"):
             frames = decode_video(data)
         else:
-            frames = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[None]
+            frames = np.asarray(open_picture(io.BytesIO(data)).convert("RGB"))[None]
     except Exception as error:  # PyAV and Pillow raise many types; one clear line for all of them
         raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
     if frames.shape != (*shape, 3):
@@ -355,7 +356,7 @@ def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarra
     name, shape = f"depth_{view:02d}.png", (len(meta["depth_frames"]) * meta["height"], meta["width"])
     data = checked_member(members, meta, name)
     try:
-        stacked = np.asarray(Image.open(io.BytesIO(data)), np.uint16)
+        stacked = np.asarray(open_picture(io.BytesIO(data)), np.uint16)
     except Exception as error:
         raise ValueError(f"sample {members['__key__']!r}: {name} cannot be decoded: {error}") from error
     if stacked.shape != shape:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -14,6 +15,7 @@ from torch.nn.utils import get_total_norm
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
 from scene4d.networks.recorded_base import refuse_missing_base
+from scene4d.networks.weight_index import refuse_foreign_files
 
 P = TypeVar("P", bound="Pretrained")
 
@@ -179,7 +181,16 @@ class Pretrained(Protocol):
     """The part of transformers' models and tokenizers that loads them."""
 
     @classmethod
-    def from_pretrained(cls: type[P], pretrained: str, *, subfolder: str, torch_dtype: torch.dtype) -> P: ...
+    def from_pretrained(
+        cls: type[P],
+        pretrained: str,
+        *,
+        subfolder: str,
+        torch_dtype: torch.dtype,
+        use_safetensors: bool,
+        trust_remote_code: bool,
+        output_loading_info: bool,
+    ) -> P | tuple[P, dict[str, Any]]: ...
 
 
 def from_pretrained(model_class: type[P], pretrained: str, subfolder: str, dtype: torch.dtype) -> P:
@@ -187,17 +198,28 @@ def from_pretrained(model_class: type[P], pretrained: str, subfolder: str, dtype
 
     Raises:
         ValueError: `pretrained` is neither a local folder nor reachable on the hub (says which files to put where),
-            or the default device is meta.
+            weights are missing, which transformers would make up, or the default device is meta.
     """
-    refuse_meta_device(f"cannot load {model_class.__name__} from {pretrained!r}")
-    try:
-        return model_class.from_pretrained(pretrained, subfolder=subfolder, torch_dtype=dtype)
-    except OSError as error:
+    what = f"cannot load {model_class.__name__} from {pretrained!r}"
+    refuse_meta_device(what)
+    refuse_foreign_files(Path(pretrained) / subfolder, what)
+    try:  # no pickles, and no code that lies beside the files
+        loaded = model_class.from_pretrained(
+            pretrained, subfolder=subfolder, torch_dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=issubclass(model_class, torch.nn.Module),
+        )  # fmt: skip
+    except (OSError, SafetensorError) as error:
         raise ValueError(
-            f"cannot load {model_class.__name__} from {pretrained!r}: {str(error).splitlines()[0]} "
+            f"{what}: {str(error).splitlines()[0]} "
             f"Without a network, download that repository elsewhere and put config.json and the *.safetensors "
             f"files into a folder {subfolder!r} below a local folder, then give that folder's path instead."
         ) from error
+    if not isinstance(loaded, tuple):  # a tokenizer
+        return loaded
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{what}: its weights lack {missing[0]!r} ({len(missing)} in all)")
+    return model
 
 
 def _explain_mismatch(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import av
 from av.container import InputContainer
@@ -18,6 +18,7 @@ from scene4d.video_files.colours import warn_of_hdr
 
 # one packet of these is one frame that is shown, so that their times need no decoding
 FRAME_PER_PACKET = {"h264", "hevc", "mpeg4", "mjpeg", "prores", "ffv1"}
+NO_PROTOCOL = {"protocol_whitelist": "none"}
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the alpha of WebM
 
 
@@ -96,12 +97,20 @@ def naming(path: str | Path) -> Iterator[None]:
         raise ValueError(f"video {str(path)!r} cannot be decoded: {error}") from error
 
 
+def open_alone(file: IO[bytes]) -> InputContainer:
+    """Opens a video that may come from a stranger: it reads its own bytes alone.
+
+    Some formats of FFmpeg are scripts, which name other files or ports of the network. Without any protocol they fail.
+    """
+    return av.open(file, "r", metadata_errors="ignore", options=NO_PROTOCOL)
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if not Path(path).is_file():
         raise ValueError(f"video {str(path)!r} does not exist")
     # a file, not its name: FFmpeg takes some names for patterns
-    with naming(path), open(path, "rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+    with naming(path), open(path, "rb") as file, open_alone(file) as container:
         if container.format.name == "tty" or not container.streams.video:  # FFmpeg would film a text
             raise ValueError("it holds no pictures")
         yield container, container.streams.video[0]

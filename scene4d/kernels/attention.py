@@ -26,6 +26,8 @@ from scene4d.kernels.flex_attention import flex_view_time_attention
 from scene4d.kernels.merged_attention import merged_backward, merged_forward
 
 KERNELS = {kernel.name: kernel for kernel in (CPU, MATH, FLASH, EFFICIENT, CUDNN)}
+# asked here, since torch 2.11 cannot compile the question
+AUTOCAST = {device for device in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(device)}
 BACKENDS = ("auto", "masked", "flex", *KERNELS)
 
 
@@ -62,7 +64,7 @@ def fused_view_time_attention(
             their device, dtype or number of channels.
     """
     device = q.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device in AUTOCAST and torch.is_autocast_enabled(device):
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     _check(q, k, v, grid, backend)
     views, times, tokens = grid

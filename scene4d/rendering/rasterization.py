@@ -49,7 +49,8 @@ def rasterize(
     """Renders 3D Gaussians from C cameras: by gsplat on CUDA, by our numba kernels on the CPU.
 
     Parameters are those of `gsplat.rasterization`, with its names, order and defaults. Half-precision
-    input is computed in float32 and the result is float32, under autocast too.
+    input is computed in float32 and the result is float32, under autocast too. gsplat computes in float32 whatever the
+    input, and float64 comes back as float64.
 
     Args:
         means: World positions.
@@ -83,7 +84,11 @@ def rasterize(
         if means.is_cuda:
             from scene4d.rendering.gsplat_rasterizer import rasterize_gsplat
 
-            return rasterize_gsplat(*inputs[:7], width, height, *limits, inputs.backgrounds, render_mode)
+            single = _Inputs._make(None if x is None else x.float() for x in inputs)
+            renders, alphas, info = rasterize_gsplat(
+                *single[:7], width, height, *limits, single.backgrounds, render_mode
+            )
+            return renders.to(inputs.means.dtype), alphas.to(inputs.means.dtype), info
         _check_finite(inputs)
         return _assemble(
             numba_projection.project, numba_rasterizer.composite, inputs, width, height, limits, render_mode

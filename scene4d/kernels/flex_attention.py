@@ -64,9 +64,21 @@ def block_mask(grid: Grid, device: torch.device, block: int = BLOCK) -> BlockMas
 
     A query sees a key where the key sees the query, so that both directions have the same lists.
     """
-    lists = torch.ops.scene4d.view_time_blocks(*grid, block, device)
+    some, some_columns, whole, whole_columns = torch.ops.scene4d.view_time_blocks(*grid, block, device)
     length = math.prod(grid)
-    return BlockMask((length, length), *lists, *lists, (block, block), _sees(grid))
+    return BlockMask(
+        seq_lengths=(length, length),
+        kv_num_blocks=some,
+        kv_indices=some_columns,
+        full_kv_num_blocks=whole,
+        full_kv_indices=whole_columns,
+        q_num_blocks=some,
+        q_indices=some_columns,
+        full_q_num_blocks=whole,
+        full_q_indices=whole_columns,
+        BLOCK_SIZE=(block, block),
+        mask_mod=_sees(grid),
+    )
 
 
 @torch.library.custom_op("scene4d::view_time_blocks", mutates_args=())

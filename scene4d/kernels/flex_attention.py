@@ -43,7 +43,7 @@ def flex_view_time_attention(
     inputs = [x.transpose(1, 2) for x in (q, k, v)]
     if refusal := _refusal(inputs):
         raise ValueError(f"attention backend 'flex' {refusal}")
-    attend = _attend if torch.compiler.is_compiling() else _compiled(grid, block)
+    attend: Callable[..., Tensor] = _attend if torch.compiler.is_compiling() else _compiled(grid, block)
     return attend(*inputs, block_mask(grid, q.device, block), scale, _options(block)).transpose(1, 2)
 
 

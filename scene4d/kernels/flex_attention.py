@@ -31,8 +31,8 @@ def flex_view_time_attention(
         q, k, v: `b l h d` with l = V T S, view-major; any strides.
         grid: (V, T, S).
         scale: Factor of the logits.
-        block: Side of the blocks that are skipped or computed whole, a multiple of 64. Smaller blocks do less needless
-            work and run less efficiently.
+        block: Side of the blocks that are skipped or computed whole, 128 or 64. Smaller blocks do less needless work and
+            run less efficiently; they compile much longer, and not inside a function that a caller compiles.
 
     Returns:
         `b l h d`.
@@ -44,7 +44,7 @@ def flex_view_time_attention(
     if refusal := _refusal(inputs):
         raise ValueError(f"attention backend 'flex' {refusal}")
     attend: Callable[..., Tensor] = _attend if torch.compiler.is_compiling() else _compiled(grid, block)
-    return attend(*inputs, block_mask(grid, q.device, block), scale, _options(block)).transpose(1, 2)
+    return attend(*inputs, block_mask(grid, q.device, block), scale).transpose(1, 2)
 
 
 def _refusal(inputs: list[Tensor]) -> str | None:
@@ -143,16 +143,10 @@ def _sees(grid: Grid) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
 def _compiled(grid: Grid, block: int) -> Callable[..., Tensor]:
     """FlexAttention compiled for one grid: a code object each, for torch compiles one only a few times."""
     code = _attend.__code__.replace(co_name="attend_" + "_".join(map(str, (*grid, block))))
-    return torch.compile(FunctionType(code, globals()), dynamic=False, fullgraph=True)
+    # torch's first choice of tiles may be as long as 128, and only a search tries shorter ones
+    options = {"max_autotune": True} if block % BLOCK else None
+    return torch.compile(FunctionType(code, globals()), dynamic=False, fullgraph=True, options=options)
 
 
-def _attend(q, k, v, block_mask, scale, kernel_options):
-    return flex_attention(q, k, v, block_mask=block_mask, scale=scale, kernel_options=kernel_options)
-
-
-def _options(block: int) -> dict[str, int] | None:
-    """Sizes of the kernels' tiles, which must divide the block; None leaves the choice to torch."""
-    if block % 128 == 0:
-        return None
-    names = ("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2")
-    return dict.fromkeys(names, 64)
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float) -> Tensor:
+    return flex_attention(q, k, v, block_mask=mask, scale=scale)

@@ -31,8 +31,8 @@ def flex_view_time_attention(
         q, k, v: `b l h d` with l = V T S, view-major; any strides.
         grid: (V, T, S).
         scale: Factor of the logits.
-        block: Side of the blocks that are skipped or computed whole, 128 or 64. Smaller blocks do less needless work and
-            run less efficiently; they compile much longer, and not inside a function that a caller compiles.
+        block: Side of the blocks that are skipped or computed whole, 128 or 64. Blocks of 64 do less needless work and
+            run less efficiently. They take longer to compile, which a function that a caller compiles cannot do.
 
     Returns:
         `b l h d`.
@@ -144,8 +144,12 @@ def _compiled(grid: Grid, block: int) -> Callable[..., Tensor]:
     """FlexAttention compiled for one grid: a code object each, for torch compiles one only a few times."""
     code = _attend.__code__.replace(co_name="attend_" + "_".join(map(str, (*grid, block))))
     # torch's first choice of tiles may be as long as 128, and only a search tries shorter ones
-    options = {"max_autotune": True} if block % BLOCK else None
-    return torch.compile(FunctionType(code, globals()), dynamic=False, fullgraph=True, options=options)
+    return torch.compile(
+        FunctionType(code, globals()),
+        dynamic=False,
+        fullgraph=True,
+        options={"max_autotune": True} if block % BLOCK else None,
+    )
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float) -> Tensor:

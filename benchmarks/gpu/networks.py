@@ -45,9 +45,11 @@ def wan(name: str, device: torch.device, tiny: bool) -> WanGridTransformer:
 
 
 def vggt(device: torch.device, dtype: torch.dtype, tiny: bool) -> ReconstructionNetwork:
-    """VGGT-1B's size with temporal attention and the Gaussian head."""
+    """VGGT-1B's size with temporal attention and the Gaussian head; the camera head computes in float32."""
     settings = _settings("vggt_1b") | (TINY_VGGT if tiny else {}) | {"temporal": True}
-    return _made(lambda: ReconstructionNetwork(**settings), device).to(dtype)
+    network = _made(lambda: ReconstructionNetwork(**settings), device).to(dtype)
+    network.camera_head.float()
+    return network
 
 
 def _settings(name: str) -> dict[str, object]:

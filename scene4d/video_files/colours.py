@@ -82,11 +82,7 @@ def warn_of_hdr(path: str, transfer: int) -> None:
 
 
 def _range(frame: av.VideoFrame) -> int:
-    full = (
-        _is_gray(frame)
-        or frame.format.name.startswith("yuvj")
-        or int(frame.color_range) == FULL_RANGE
-    )
+    full = _is_gray(frame) or frame.format.name.startswith("yuvj") or int(frame.color_range) == FULL_RANGE
     return FULL_RANGE if full else LIMITED_RANGE
 
 

@@ -11,6 +11,10 @@ set -euo pipefail
 bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 site=${SITE:-$bundle/site}
+case ${1:-} in
+    tests | benchmark | main | python) ;;
+    *) sed -n '4,7s/^# *//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+esac
 if [ ! -e "$site/.complete" ]; then
     wheels=("$bundle"/wheels/*.whl)
     if [ -e "${wheels[0]}" ]; then
@@ -25,5 +29,4 @@ case ${1:-} in
     benchmark) exec "$python" -m benchmarks.gpu "${@:2}" ;;
     main) exec "$python" main.py "${@:2}" ;;
     python) exec "$python" "${@:2}" ;;
-    *) sed -n '4,7s/^# *//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
 esac

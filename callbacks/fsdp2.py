@@ -23,8 +23,8 @@ from scene4d.distributed.sharding import scatter
 class FSDP2(ModelParallelStrategy):
     """Splits parameters, gradients and the optimizer's state over ranks (FSDP2), each of which has its own batch.
 
-    `--trainer.strategy fsdp2` splits over all ranks. Numbers are those of `ddp`, up to the order of sums. Checkpoints are
-    folders, to which every rank writes its part at the same time; they can be read on any number of ranks, by any
+    `--trainer.strategy fsdp2` splits over all ranks. Numbers are those of `ddp`, up to the order of sums. Checkpoints
+    are folders, to which every rank writes its part at the same time; they can be read on any number of ranks, by any
     strategy. The LightningModule splits its network in `configure_model`.
 
     Args:

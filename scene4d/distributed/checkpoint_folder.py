@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from scene4d.atomic import replacing
 from scene4d.distributed.agreement import from_all_ranks
-from scene4d.distributed.sharding import from_rows, own_rows
+from scene4d.distributed.sharding import from_rows, local, own_rows
 
 STATE = "state.ckpt"
 FILES, SHAPES = "shard_files", "shard_shapes"  # in a state: file names, and shapes of split tensors by name
@@ -57,7 +57,7 @@ class Part:
         if not isinstance(tensor, DTensor):
             return tensor.detach().to("cpu", copy=True)
         self.shapes[name] = list(tensor.shape)
-        if len(rows := tensor.detach().to_local()):
+        if len(rows := local(tensor)):
             self.rows[name] = rows.to("cpu", copy=True).contiguous()
         return {SPLIT: name}
 
@@ -184,7 +184,7 @@ class _Rows:
     def __call__(self, name: str) -> Tensor:
         shape = torch.Size(self.shapes[name])
         begin, end = (0, shape[0]) if self.mesh is None else own_rows(shape[0], self.mesh)
-        parts, type_ = [], None
+        parts = []
         for file, firsts in self.files:
             if name not in firsts:
                 continue

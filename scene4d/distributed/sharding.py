@@ -68,9 +68,9 @@ def from_rows(rows: Tensor, shape: torch.Size, mesh: DeviceMesh) -> DTensor:
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm of all numbers together, split or not; every rank must call it and gets the same."""
-    split, whole = [], []
-    for tensor in tensors:
-        (split if isinstance(tensor, DTensor) else whole).append(tensor.detach())
+    given = [tensor.detach() for tensor in tensors]
+    split = [x for x in given if isinstance(x, DTensor)]
+    whole = [x for x in given if not isinstance(x, DTensor)]
     norms = [get_total_norm(whole)] if whole or not split else []
     if split:
         norm = get_total_norm(split)

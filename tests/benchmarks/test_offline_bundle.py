@@ -99,9 +99,7 @@ def test_a_bundle_is_built_and_runs_without_network(tmp_path):
     shelf.mkdir()
     tiny_wheel(shelf, "carried", "1.0", ("needed_too",))
     tiny_wheel(shelf, "needed_too", "2.0")
-    there = offline_wheels.project_requirements(
-        ROOT / "pyproject.toml", ["jsonargparse"], ["pytest"]
-    )
+    there = offline_wheels.project_requirements(ROOT / "pyproject.toml", ["jsonargparse"], ["pytest"])
     (tmp_path / "have.txt").write_text("".join(f"{r.name} {allowed(r)}\n" for r in there))
     alone = {
         "PATH": os.environ["PATH"],

@@ -107,7 +107,9 @@ REFUSED = {
 @pytest.mark.parametrize(("backend", "dtype", "channels", "message"), REFUSED[DEVICE.type])
 def test_what_a_kernel_does_not_take_is_one_clear_error(backend, dtype, channels, message):
     with pytest.raises(ValueError, match=message) as error:
-        fused_view_time_attention(*contiguous((1, 24, 2, channels), dtype, DEVICE), (2, 3, 4), backend=backend)
+        fused_view_time_attention(
+            *contiguous((1, 24, 2, channels), dtype, DEVICE), (2, 3, 4), backend=backend
+        )
     assert "\n" not in str(error.value)
 
 

@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import lightning as L
@@ -108,9 +109,13 @@ def run(folder, ranks, name, kind, strategy, steps, clip=0.05, resumed=None, sav
     if saved:
         trainer.save_checkpoint(folder / saved)
     averages = {name: gather(value) for name, value in average.current().items()}
+    weights = [gather(x) for x in (*made.parameters(), *averages.values())]
     if trainer.is_global_zero:
+        digest = sha256(b"".join(x.numpy().tobytes() for x in weights)).hexdigest()
         norm = float(torch.stack([x.double().norm() for x in averages.values()]).norm())
-        (folder / f"{name}.json").write_text(json.dumps({"losses": losses.losses, "averages": norm}))
+        (folder / f"{name}.json").write_text(
+            json.dumps({"losses": losses.losses, "averages": norm, "digest": digest})
+        )
 
 
 if __name__ == "__main__":

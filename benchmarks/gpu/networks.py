@@ -45,10 +45,10 @@ def wan(name: str, device: torch.device, tiny: bool) -> WanGridTransformer:
 
 
 def vggt(device: torch.device, dtype: torch.dtype, tiny: bool) -> ReconstructionNetwork:
-    """VGGT-1B's size with temporal attention and the Gaussian head; the camera head computes in float32."""
+    """VGGT-1B's size with temporal attention and the Gaussian head; the heads stay in float32."""
     settings = _settings("vggt_1b") | (TINY_VGGT if tiny else {}) | {"temporal": True}
-    network = _made(lambda: ReconstructionNetwork(**settings), device).to(dtype)
-    network.camera_head.float()
+    network = _made(lambda: ReconstructionNetwork(**settings), device).float()
+    network.aggregator.to(dtype)  # the heads compute in float32 whatever the precision
     return network
 
 

@@ -36,7 +36,8 @@ def reconstruction(part: Part) -> None:
 
 @torch.no_grad()
 def _row(part: Part, views: int, times: int, built: list[ReconstructionNetwork]) -> Cells:
-    dtype = torch.bfloat16
+    # on a CPU autocast does not make layer norms float32, as it does on CUDA
+    dtype = torch.float32 if part.device.type == "cpu" else torch.bfloat16
     if not built:
         built.append(vggt(part.device, dtype, part.tiny).eval())
         _reconstruct(part, built[0], 2, 1)  # libraries load, kernels are chosen

@@ -51,7 +51,8 @@ def fused_view_time_attention(
         ValueError: Shapes or dtypes of q, k, v differ, l is not V T S, or the backend is unknown.
     """
     device = q.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # torch.amp.is_autocast_available breaks the graph of torch 2.11
+    if device in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(device):
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     _check(q, k, v, grid, backend)
     views, times, tokens = grid

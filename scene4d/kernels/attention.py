@@ -62,7 +62,8 @@ def fused_view_time_attention(
             their device, dtype or number of channels.
     """
     device = q.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # torch.amp.is_autocast_available breaks the graph of torch 2.11
+    if device in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(device):
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     _check(q, k, v, grid, backend)
     views, times, tokens = grid

@@ -81,6 +81,8 @@ def rasterize(
     _check_shapes(inputs, width, height, render_mode)
     limits = (near_plane, far_plane, radius_clip, eps2d)
     with torch.autocast(means.device.type, enabled=False):
+        if 0 in (len(means), len(viewmats)):
+            return _nothing(inputs, width, height, render_mode)
         if means.is_cuda:
             from scene4d.rendering.gsplat_rasterizer import rasterize_gsplat
 
@@ -148,6 +150,23 @@ def _assemble(
         renders = torch.cat([renders[..., :-1], depth], dim=-1)
     info = {"means2d": means2d, "conics": conics, "depths": depths, "radii": radii}
     return renders, alphas, info
+
+
+def _nothing(
+    inputs: _Inputs, width: int, height: int, render_mode: str
+) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Tensor]]:
+    """Returns the backgrounds alone, for no Gaussians or no cameras, by which gsplat divides; gradients are zero."""
+    cameras, gaussians, channels = len(inputs.viewmats), len(inputs.means), inputs.colors.shape[-1]
+    empty = sum((0 * x.sum() for x in inputs[:6]), start=inputs.means.new_zeros(()))
+    alphas = empty.expand(cameras, height, width, 1)
+    renders = empty.expand(cameras, height, width, channels if "RGB" in render_mode else 1)
+    if inputs.backgrounds is not None and "RGB" in render_mode:
+        renders = renders + inputs.backgrounds[:, None, None]
+    if render_mode in ("RGB+D", "RGB+ED"):
+        renders = torch.cat([renders, alphas], dim=-1)
+    sizes = {"means2d": (2,), "conics": (3,), "depths": ()}
+    info = {name: inputs.means.new_zeros(cameras, gaussians, *size) for name, size in sizes.items()}
+    return renders, alphas, info | {"radii": torch.zeros_like(info["means2d"], dtype=torch.int32)}
 
 
 def _features(

@@ -30,7 +30,7 @@ def refuse_strategy(strategy: str | Strategy) -> None:
         supported = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy, FSDP2))
         name = type(strategy).__name__
     if not supported:
-        raise ValueError(f"trainer.strategy is {name}, which is not supported; use {', '.join(SUPPORTED)}")
+        raise ValueError(f"trainer.strategy is {name}, which is not supported; use auto, ddp or fsdp2")
 
 
 def lost_rank(error: BaseException) -> bool:

@@ -51,7 +51,9 @@ class StepFlops(FlopCounterMode):
 
     def watch(self, blocks: Iterable[nn.Module]) -> Callable[[], None]:
         """Tells a block's first computation from the second; the result undoes it."""
-        found = [(block, block.forward, unwrap(block.forward)) for block in blocks]  # of compiled ones, what they compile
+        found = [
+            (block, block.forward, unwrap(block.forward)) for block in blocks
+        ]  # of compiled ones, what they compile
         before = [(b, f, g) for b, f, g in found if isinstance(g, partial) and g.func is checkpoint]
         for block, _, plain in before:
             block.forward = partial(checkpoint, self._marked(plain.args[0]), **plain.keywords)

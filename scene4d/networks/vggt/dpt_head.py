@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scene4d.networks.vggt.aggregator import AggregatedTokens
+from scene4d.networks.vggt.layers import joined
 
 
 class ResidualUnit(nn.Module):
@@ -133,7 +134,7 @@ class DPTHead(nn.Module):
                 )
                 for k in range(0, count, step)
             )
-            return rearrange(_joined(decoded, count), "(b t v) c h w -> b v t c h w", b=b, t=t)
+            return rearrange(joined(decoded, count), "(b t v) c h w -> b v t c h w", b=b, t=t)
 
     def _decode(
         self, levels: list[Float[Tensor, "n l e"]], images: Float[Tensor, "n 3 h w"], shape: tuple[int, int]
@@ -174,19 +175,6 @@ def _some(frames: Float[Tensor, "b t v c h w"], begin: int, end: int) -> Float[T
     t, v = frames.shape[1:3]
     chosen = [frames[k // (t * v), k // v % t, k % v] for k in range(begin, end)]
     return torch.stack(chosen).float()
-
-
-def _joined(chunks: Iterator[Tensor], count: int) -> Tensor:
-    """Concatenates; where no gradient is wanted, a chunk is not kept beside the whole."""
-    if torch.is_grad_enabled():
-        return torch.cat(list(chunks))
-    first = next(chunks)
-    joined, end = first.new_empty(count, *first.shape[1:]), len(first)
-    joined[:end] = first
-    for chunk in chunks:
-        joined[end : end + len(chunk)] = chunk
-        end += len(chunk)
-    return joined
 
 
 def resize(x: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c h2 w2"]:

@@ -1,6 +1,7 @@
 """Work around training and prediction: averages, pictures, exports."""
 
 from callbacks.ema import ExponentialMovingAverage
+from callbacks.fsdp2 import FSDP2
 from callbacks.gaussian_export import GaussianExport
 from callbacks.grid_export import GridExport
 from callbacks.grid_logging import GridLogging
@@ -12,6 +13,7 @@ from callbacks.throughput import Throughput
 from callbacks.weights_export import WeightsExport
 
 __all__ = [
+    "FSDP2",
     "ExponentialMovingAverage",
     "GaussianExport",
     "GridExport",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
 from scene4d.distributed.agreement import share_of_mean
+from scene4d.distributed.checkpointing import Checkpointing
 from scene4d.evaluation.novel_views import NovelViews
 from scene4d.evaluation.table import Evaluation
 from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
@@ -52,6 +53,8 @@ class GaussianReconstruction(Training):
             The network must have a view matcher then.
         evaluation: Judges held-out scenes in `validate`, `test` and during training; None is `NovelViews()`.
         trained_on: The training data of `initial_weights`; `predict` warns of inputs that differ. None says nothing.
+        checkpointing: What the backward pass computes again to save memory, see `checkpoint_blocks`.
+        compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
     """
 
     network: SceneNetwork
@@ -74,6 +77,8 @@ class GaussianReconstruction(Training):
         refine: bool = False,
         evaluation: NovelViews | None = None,
         trained_on: TrainedOn | None = None,
+        checkpointing: Checkpointing = "none",
+        compile: bool = False,
     ) -> None:
         super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable)
         self.save_hyperparameters()
@@ -81,6 +86,7 @@ class GaussianReconstruction(Training):
         self.use_given_cameras, self.rendered_inputs = use_given_cameras, rendered_inputs
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
         self.background, self.refine, self.trained_on = background, refine, trained_on
+        self.checkpointing, self.compile_network = checkpointing, compile
         self.useful = UsefulScenes()
         # untrained temporal attention is the identity, and an untrained matcher is fine where nothing uses it
         self.harmless = ("aggregator.temporal",) + (() if refine else ("aggregator.matcher.",))

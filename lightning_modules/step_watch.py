@@ -6,11 +6,11 @@ import lightning as L
 from jaxtyping import Float
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from lightning_modules.divergence import Divergence
 from lightning_modules.loss_figures import LossFigures
+from scene4d.distributed.sharding import total_norm
 
 
 class StepWatch(L.Callback):
@@ -52,7 +52,7 @@ class StepWatch(L.Callback):
             ValueError: This step has diverged or, on a GPU, the one before; says what `Divergence` says.
         """
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients).to(pl_module.device)
+        norm = total_norm(gradients).to(pl_module.device)
         number = trainer.global_step + 1
         self._divergence.gradient(norm, number, self._scaled)
         # Lightning gives the trainer this attribute without declaring it

@@ -25,6 +25,9 @@ from lightning_modules.frozen_base import FrozenBase, base_files, refuse_other_b
 from lightning_modules.loss_figures import LossFigures
 from lightning_modules.schedules import StagedWarmup
 from lightning_modules.step_watch import StepWatch
+from scene4d.distributed.checkpointing import Checkpointing, checkpoint_blocks
+from scene4d.distributed.compiling import compile_blocks
+from scene4d.distributed.fsdp import is_sharding, shard_blocks
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
 from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights, refuse_non_finite
@@ -63,6 +66,8 @@ class Training(L.LightningModule):
 
     network: TrainedNetwork  # after `configure_model`
     harmless: Sequence[str] = ()  # prefixes of weights whose initial values change nothing
+    checkpointing: Checkpointing = "none"
+    compile_network = False
 
     def __init__(
         self,
@@ -95,9 +100,10 @@ class Training(L.LightningModule):
         Raises:
             ValueError: The trainer's precision or strategy is another one; names those that work.
         """
-        if not isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        known = isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+        if not known and not is_sharding(self.device_mesh):
             name = type(self.trainer.strategy).__name__
-            raise ValueError(f"trainer.strategy is {name}, which is not supported; use auto or ddp")
+            raise ValueError(f"trainer.strategy is {name}, which is not supported; use auto, ddp or fsdp2")
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision is {self.trainer.precision}, which keeps no float32 copy of the weights that "
@@ -129,6 +135,16 @@ class Training(L.LightningModule):
             self.untrained = []
         self.network = network
         self.refuse_another_base()
+        self._distribute(network)
+
+    def _distribute(self, network: TrainedNetwork) -> None:
+        """Changes the network's blocks for training on large machines, in the order in which this works."""
+        checkpoint_blocks(network, self.checkpointing)
+        if self.compile_network:
+            compile_blocks(network)
+        if is_sharding(mesh := self.device_mesh):
+            half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+            shard_blocks(network, mesh, half)
 
     def refuse_another_base(self) -> None:
         """Checks that a checkpoint without its base, as the last of `initial_weights`, has been put onto that base.
@@ -268,8 +284,9 @@ class Training(L.LightningModule):
         accumulated = self.trainer.accumulate_grad_batches
         number = self.global_step * accumulated + batch_index % accumulated
         start = torch.initial_seed() * 0x9E3779B1  # neighbouring seeds start far from each other
+        ranks = self.trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
         return torch.Generator(device).manual_seed(
-            (start + number * self.trainer.world_size + self.global_rank) % 2**32
+            (start + number * ranks["num_replicas"] + ranks["rank"]) % 2**32
         )
 
 

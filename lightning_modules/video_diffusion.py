@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
-from scene4d.distributed.checkpointing import Checkpointing, checkpoint_blocks
-from scene4d.distributed.compiling import compile_blocks
+from scene4d.distributed.checkpointing import Checkpointing
 from scene4d.evaluation.fixed_losses import FixedLosses
 from scene4d.evaluation.grids import GridEvaluation, grid_picture
 from scene4d.evaluation.table import Evaluation
@@ -91,9 +90,6 @@ class VideoDiffusion(Training):
         if self.built:
             return
         super().configure_model()
-        checkpoint_blocks(self.network, self.checkpointing)
-        if self.compile_network:
-            compile_blocks(self.network)
         self.autoencoder = frozen_autoencoder(self.make_autoencoder, self.network.channels)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]

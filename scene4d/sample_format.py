@@ -4,7 +4,8 @@ Members of a sample `KEY` in a WebDataset tar:
 
     KEY.meta.json       see `SceneSample`; the version is checked
     KEY.view_00.mp4     one video a view (H.264, 4:4:4), or
-    KEY.view_00.webp    one lossless still a view, when the scene does not move (num_frames = 1)
+    KEY.view_00.webp    one lossless still a view, when the scene does not move (num_frames = 1), or
+    KEY.view_00.avif    one video a view (AV1, 4:4:4), or a still: compact shards, which need no PyAV
     KEY.depth_00.png    16-bit planar z, the frames `depth_frames` stacked top to bottom; 0 = unknown
     KEY.text.npy        float16 caption embedding, l x d
     KEY.latents_00.npy  optional: float16 latents of that view's video, z n y x, as one autoencoder gives them;
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scene4d.avif_video import decode_avif, encode_avif
 from scene4d.pictures import open_picture
 from scene4d.sample_arrays import (
     LATENTS_NAME,
@@ -91,12 +93,13 @@ class SceneSample:
     text_encoder: str = ""
 
 
-def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
+def encode_sample(sample: SceneSample, crf: int = 12, avif: int | None = None) -> dict[str, Any]:
     """Encodes a scene as the members of one WebDataset sample; latents are added later, by `add_latents`.
 
     Args:
         sample: All views of a scene, with their pictures.
         crf: H.264 constant rate factor, 0 (lossless) to 51.
+        avif: Quality of AVIF, 0 to 100, in place of H.264 and of lossless stills; None is those.
 
     Returns:
         `{"__key__": key, "meta.json": bytes, "view_00.mp4": bytes, ...}` for `webdataset.TarWriter`.
@@ -122,7 +125,9 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
     if sample.view_names:
         meta["view_names"] = sample.view_names
     for k in range(v):
-        if still:
+        if avif is not None:
+            members[f"view_{k:02d}.avif"] = encode_avif(sample.images[k], sample.fps, avif)
+        elif still:
             members[f"view_{k:02d}.webp"] = _encode_still(sample.images[k, 0])
         else:
             members[f"view_{k:02d}.mp4"] = encode_video(sample.images[k], sample.fps, crf)
@@ -335,14 +340,16 @@ def decode_video(data: bytes) -> np.ndarray:
 
 def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
     key, shape = members["__key__"], (meta["frames"], meta["height"], meta["width"])
-    names = (f"view_{view:02d}.mp4", f"view_{view:02d}.webp")
+    names = [f"view_{view:02d}.{suffix}" for suffix in ("mp4", "webp", "avif")]
     name = next((n for n in names if n in members), None)
     if name is None:
-        raise ValueError(f"sample {key!r} has neither {names[0]} nor {names[1]}")
+        raise ValueError(f"sample {key!r} has none of {', '.join(names)}")
     data = checked_member(members, meta, name)
     try:
         if name.endswith("mp4"):
             frames = decode_video(data)
+        elif name.endswith("avif"):
+            frames = decode_avif(data)
         else:
             frames = np.asarray(open_picture(io.BytesIO(data)).convert("RGB"))[None]
     except Exception as error:  # PyAV and Pillow raise many types; one clear line for all of them

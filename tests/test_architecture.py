@@ -29,7 +29,8 @@ WITHIN_SCENE4D = {
     "geometry": {"types"},
     "sample_meta": set(),
     "sample_arrays": set(),
-    "sample_format": {"types", "sample_arrays", "sample_meta", "video_files", "pictures"},
+    "avif_video": {"pictures"},
+    "sample_format": {"types", "sample_arrays", "sample_meta", "video_files", "pictures", "avif_video"},
     "grid_format": {"types"},
     "diffusion": {"types", "latent_grid"},
     "losses": {"types", "latent_grid", "geometry"},
@@ -59,7 +60,7 @@ FOR_DATAMODULES = {
     "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
     "interruption", "references", "stages", "pictures",
 }  # fmt: skip
-FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
+FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta", "avif_video"}
 # they run the autoencoder and the text encoder so that training need not
 MORE_FOR = {
     "preparation/captions.py": {"networks"},

@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
+from scene4d.distributed.checkpoint_folder import why_unreadable
+from scene4d.distributed.sharding import gather, total_norm
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
 from scene4d.networks.recorded_base import refuse_missing_base
@@ -95,6 +96,8 @@ def refuse_meta_device(what: str) -> None:
 def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
     """Checks weights that are about to be saved or used: one that is NaN or infinite spoils every result in silence.
 
+    Every rank must call it if tensors are split over ranks, and all raise together.
+
     Args:
         weights: Tensors by name.
         what: What the weights belong to; the message begins with it.
@@ -102,21 +105,13 @@ def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
     Raises:
         ValueError: A tensor holds NaN or infinity; names the first and counts all.
     """
-    real = [value.detach() for value in weights.values() if value.is_floating_point()]
-    if not real or bool(get_total_norm(real).isfinite()):  # ten times as fast as looking at every number
+    real = [value for value in weights.values() if value.is_floating_point()]
+    if not real or bool(total_norm(real).isfinite()):  # ten times as fast as looking at every number
         return
-    broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    broken = [name for name, value in weights.items() if not bool(gather(value).isfinite().all())]
     if broken:  # otherwise the norm alone was too large
         counted = f"{len(broken)} of {len(weights)} tensors hold NaN or infinity"
         raise ValueError(f"{what}: {counted}, the first is {broken[0]!r}")
-
-
-def why_unreadable(error: Exception) -> str:
-    """Why torch.load failed, in one line, without torch's advice to unpickle whatever is there."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if not reason.startswith("Weights only load failed"):
-        return reason
-    return "it holds something other than plain values and tensors, and nothing else is ever unpickled"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ def test_strategies_that_exchange_gradients_are_taken(strategy):
 def test_other_strategies_are_refused(strategy, name):
     with pytest.raises(ValueError) as error:
         refuse_strategy(strategy)
-    assert str(error.value) == f"trainer.strategy is {name}, which is not supported; use auto or ddp"
+    assert str(error.value) == f"trainer.strategy is {name}, which is not supported; use auto, ddp or fsdp2"
 
 
 @pytest.mark.parametrize("text, lost", [

@@ -15,7 +15,9 @@ def build(losses):
     logged = {}
     module.log = lambda name, value, **_: logged.update({name: value})
     module.log_dict = lambda values, **_: logged.update(values)
-    module.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, world_size=1, global_rank=0)
+    module.trainer = SimpleNamespace(
+        accumulate_grad_batches=1, global_step=0, distributed_sampler_kwargs=None
+    )  # fmt: skip
     module.configure_model()
     return module, logged
 

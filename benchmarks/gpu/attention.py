@@ -19,7 +19,7 @@ from benchmarks.gpu.report import Cells
 from benchmarks.gpu.timing import Timing, timed
 from scene4d.kernels import merging
 from scene4d.kernels.attention import KERNELS, fused_view_time_attention, view_time_mask
-from scene4d.kernels.merged_attention import SPLITS
+from scene4d.kernels.merged_attention import PLAIN as SPLITS
 from scene4d.kernels.sequences import Grid, split_frames, split_times, split_views
 
 SIZES: tuple[tuple[Grid, int], ...] = (

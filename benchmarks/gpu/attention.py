@@ -27,7 +27,7 @@ SIZES: tuple[tuple[Grid, int], ...] = (
 )  # fmt: skip
 TINY: tuple[tuple[Grid, int], ...] = (((3, 2, 8), 2), ((2, 3, 16), 2))
 CACHE = 200e6  # bytes of inputs that take turns, several times the L2 cache of an H100
-CUDA_KERNELS = ("flash", "cudnn", "efficient")
+CUDA_KERNELS = ("cudnn", "flash", "efficient")
 BLOCKS = (128, 64)
 BACKENDS = {
     "cpu": SDPBackend.FLASH_ATTENTION,
@@ -89,16 +89,17 @@ def attention(part: Part) -> None:
     channels = 16 if part.tiny else 128
     cases = [Case(part, grid, heads, channels) for grid, heads in (TINY if part.tiny else SIZES)]
     kernels = ("cpu", "math") if part.device.type == "cpu" else CUDA_KERNELS
-    for case in cases:
+    few = [case for case in cases if case.heads == cases[0].heads]
+    for case in few:
         _whole_forms(case, kernels)
         _parts_of_the_merged_form(case, kernels[0])
-    for case in cases[:1]:
-        _compiled_merge(case, kernels[0])
+    _compiled_forms(cases[0])
+    _compiled_merge(cases[0], kernels[0])
     for case in cases:
-        for block in BLOCKS:
-            case.row(
-                f"flex, blocks of {block}", partial(_both_passes, case, _flex(case.grid, block)), needs=12
-            )
+        if case not in few:
+            _whole_forms(case, kernels[:1])
+    for case in cases[1:]:
+        _compiled_forms(case)
 
 
 def _compiled_forms(case: Case) -> None:
@@ -113,9 +114,8 @@ def _whole_forms(case: Case, kernels: tuple[str, ...]) -> None:
     for kernel in kernels:
         case.row(f"merged, {kernel}", partial(_merged, case, kernel))
     if case.part.device.type == "cuda":
-        case.row(
-            f"merged, {kernels[0]}, merge in plain torch", partial(_merged, case, kernels[0], plainly=True)
-        )
+        plainly = partial(_merged, case, kernels[0], plainly=True)
+        case.row(f"merged, {kernels[0]}, all in plain torch", plainly)
     case.row("auto", partial(_both_passes, case, partial(fused_view_time_attention, grid=case.grid)))
     case.row("SDPA with mask", partial(_masked, case))
     for kernel in kernels[:2]:
@@ -231,9 +231,10 @@ def _cells(name: str, flops: float, timing: Timing) -> Cells:
 def _parts_of_the_merged_form(case: Case, kernel: str) -> None:
     """Times of the pieces; the cells of the backward pass stand under it alone, not under both passes."""
     case.row(f"part: three dense calls, {kernel}", partial(_three_dense, case, kernel))
-    case.row("part: permuted copies", partial(_copies, case))
+    case.row("part: copies in plain torch", partial(_copies, case, _plain_copies))
     case.row("part: merge in plain torch", partial(_merges, case, kernel, _PLAIN))
     if case.part.device.type == "cuda":
+        case.row("part: copies by Triton", partial(_copies, case, merging.reorder))
         case.row("part: merge by Triton", partial(_merges, case, kernel, _CHOSEN))
 
 
@@ -266,14 +267,18 @@ def _three_dense(case: Case, kernel: str) -> Cells:
     return _piece(forward, timed(backward, case.part.device, ahead=True))
 
 
-def _copies(case: Case) -> Cells:
+def _copies(case: Case, reorder: Callable[[list[Tensor], Grid], list[Tensor]]) -> Cells:
     """Three inputs in the forward pass, and five in the backward pass."""
     sets = case.sets(5)
 
     def copy(count: int) -> Callable[[int], object]:
-        return lambda i: [split_times(x, case.grid).contiguous() for x in sets[i % len(sets)][:count]]
+        return lambda i: reorder(sets[i % len(sets)][:count], case.grid)
 
     return _piece(*(timed(copy(count), case.part.device, ahead=True) for count in (3, 5)))
+
+
+def _plain_copies(tensors: list[Tensor], grid: Grid) -> list[Tensor]:
+    return [split_times(x, grid) for x in tensors]
 
 
 def _merges(case: Case, kernel: str, merges: tuple[Callable, ...]) -> Cells:

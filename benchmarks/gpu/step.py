@@ -21,7 +21,7 @@ from scene4d.distributed.compiling import compile_blocks
 from scene4d.networks.trainable import trainable_parameters
 
 LATENTS, TINY_LATENTS = (8, 8, 18, 32), (2, 2, 4, 4)
-PROFILED = "selective"
+PROFILED = "none"
 SHOWN = 20  # kernels
 
 
@@ -75,7 +75,7 @@ def step(part: Part) -> None:
     """The rows, the most wanted first."""
     flops: list[int] = []
     rows: list[tuple[Checkpointing, bool]] = [
-        ("none", False), ("selective", False), ("full", False), ("selective", True), ("none", True),
+        ("none", False), ("none", True), ("selective", True), ("full", False), ("selective", False),
     ]  # fmt: skip
     for checkpointing, compiled in rows:
         labels: Cells = {"checkpointing": checkpointing, "blocks": "compiled" if compiled else "eager"}

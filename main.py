@@ -22,9 +22,10 @@ from callbacks.endings import line_of, naming_files
 from callbacks.global_batch import GlobalBatch
 from callbacks.hang_watch import with_hang_watch
 from callbacks.preemption import leave_signals_alone, with_last_checkpoint
-from callbacks.ranks import OneEnd, refuse_strategy
+from callbacks.ranks import OneEnd
 from callbacks.resuming import find_checkpoint, keep_settings
 from callbacks.saved_config import SavedConfig
+from callbacks.strategies import refuse_strategy
 from callbacks.tensorboard import StepLogger
 from lightning_modules.config_parser import ConfigParser, add_stages, with_config_option
 from scene4d.interruption import received, stop, stop_by_signal

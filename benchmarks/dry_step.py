@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -27,6 +26,7 @@ from benchmarks.training_setup import Setup
 from callbacks.step_flops import StepFlops
 from lightning_modules.video_diffusion import VideoDiffusion
 from scene4d.distributed.checkpointing import checkpoint_blocks
+from scene4d.distributed.fsdp import shard_blocks
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ def network_of(setup: Setup, plan: Plan) -> nn.Module:
     network = setup.network()
     checkpoint_blocks(network, plan.checkpointing)  # type: ignore[arg-type]
     if plan.strategy == "fsdp2":
-        shard(network, mesh_of(plan), setup.dtype)
+        half = torch.bfloat16 if setup.half else None  # as `Training` does
+        shard_blocks(network, mesh_of(plan), half)  # type: ignore[arg-type]
     return network
 
 
@@ -190,20 +191,6 @@ def mesh_of(plan: Plan) -> DeviceMesh:
         return init_device_mesh("cpu", (plan.ranks,), mesh_dim_names=("shard",))
     shape = (plan.replicas, plan.ranks // plan.replicas)
     return init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
-
-
-def shard(network: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> None:
-    """Splits every block's parameters over the ranks, and then those outside of blocks.
-
-    Args:
-        network: Its blocks are split one by one.
-        mesh: The ranks.
-        dtype: Type of the frozen weights, in which all weights are gathered; gradients are summed in float32.
-    """
-    types = {"param_dtype": dtype, "reduce_dtype": torch.float32} if dtype != torch.float32 else {}
-    policy = MixedPrecisionPolicy(**types, cast_forward_inputs=False)
-    for module in (*network.blocks, network):  # type: ignore[misc]
-        fully_shard(module, mesh=mesh, mp_policy=policy)
 
 
 def dry_step(setup: Setup, grid: Grid, plan: Plan) -> Step:

@@ -8,29 +8,10 @@ import threading
 
 import lightning as L
 import torch.distributed
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
-
-from callbacks.fsdp2 import FSDP2
 
 log = logging.getLogger(__name__)
 
 LAUNCHER = "SCENE4D_LAUNCHER"  # in the environment: the process that started, or will start, the others
-SUPPORTED = ("auto", "ddp", "fsdp2")  # and the variants of ddp
-
-
-def refuse_strategy(strategy: str | Strategy) -> None:
-    """Refuses strategies whose ranks would train apart, and those that nobody has tried.
-
-    Raises:
-        ValueError: The strategy is another one than those of one device, of ddp, or `FSDP2`; says which work.
-    """
-    if isinstance(strategy, str):
-        supported, name = strategy.startswith(SUPPORTED), repr(strategy)
-    else:
-        supported = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy, FSDP2))
-        name = type(strategy).__name__
-    if not supported:
-        raise ValueError(f"trainer.strategy is {name}, which is not supported; use {', '.join(SUPPORTED)}")
 
 
 def lost_rank(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from inspect import unwrap
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -49,14 +50,14 @@ class StepFlops(FlopCounterMode):
             self._again = before
 
     def watch(self, blocks: Iterable[nn.Module]) -> Callable[[], None]:
-        """Tells a block's first computation from the second; the result undoes it."""
-        found = [(block, block.forward) for block in blocks]
-        before = [(b, f) for b, f in found if isinstance(f, partial) and f.func is checkpoint]
-        for block, forward in before:
-            block.forward = partial(checkpoint, self._marked(forward.args[0]), **forward.keywords)
+        """Tells a block's first computation from the second, compiled blocks included; the result undoes it."""
+        found = [(block, block.forward, unwrap(block.forward)) for block in blocks]
+        before = [(b, f, g) for b, f, g in found if isinstance(g, partial) and g.func is checkpoint]
+        for block, _, plain in before:
+            block.forward = partial(checkpoint, self._marked(plain.args[0]), **plain.keywords)
 
         def undo() -> None:
-            for block, forward in before:
+            for block, forward, _ in before:
                 block.forward = forward
 
         return undo

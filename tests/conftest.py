@@ -3,12 +3,23 @@
 import os
 import random
 import socket
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is first imported
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from scene4d.video_files.pyav import NEEDED  # noqa: E402
+
+try:
+    import av  # noqa: F401
+except ImportError:  # everything else must pass without it
+    videos = [
+        path for path in Path(__file__).parent.rglob("test_*.py") if "\nimport av\n" in path.read_text()
+    ]
+    collect_ignore = [str(path) for path in videos]
 
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -42,6 +53,26 @@ def no_network(monkeypatch):
 
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, guarded(name))
+
+
+def skipping_without_pyav():
+    """Skips a test whose data are videos where PyAV is missing."""
+    try:
+        return (yield)
+    except Exception as error:
+        if NEEDED in str(error):
+            pytest.skip(NEEDED)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    return (yield from skipping_without_pyav())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from skipping_without_pyav())
 
 
 @pytest.fixture

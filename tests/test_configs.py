@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(ROOT.glob("recipes/*.sh"))
 CONFIGS = sorted(
     path
-    for part in ("small", "vggt_1b", "wan", "evaluation")
+    for part in ("small", "small_gpu", "vggt_1b", "wan", "evaluation")
     for path in ROOT.glob(f"configs/{part}/*.yaml")
     if path.stem != "linear_predictor"  # of a preparation command
 )

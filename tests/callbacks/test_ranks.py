@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch.distributed
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from callbacks.endings import line_of
-from callbacks.ranks import LAUNCHER, _launched_by, lost_rank, refuse_strategy
+from callbacks.ranks import LAUNCHER, _launched_by, lost_rank
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,22 +48,6 @@ def test_when_one_rank_dies_all_end(tmp_path, mode):
             if alive(int(path.read_text())):
                 os.kill(int(path.read_text()), 9)
         process.wait()
-
-
-@pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_spawn",
-                                      DDPStrategy(), SingleDeviceStrategy()])  # fmt: skip
-def test_strategies_that_exchange_gradients_are_taken(strategy):
-    refuse_strategy(strategy)
-
-
-@pytest.mark.parametrize("strategy, name", [
-    ("fsdp", "'fsdp'"), ("deepspeed_stage_2", "'deepspeed_stage_2'"), ("xla", "'xla'"),
-    (ModelParallelStrategy(), "ModelParallelStrategy"),
-])  # fmt: skip
-def test_other_strategies_are_refused(strategy, name):
-    with pytest.raises(ValueError) as error:
-        refuse_strategy(strategy)
-    assert str(error.value) == f"trainer.strategy is {name}, which is not supported; use auto or ddp"
 
 
 @pytest.mark.parametrize("text, lost", [

@@ -20,6 +20,7 @@ TAKES = {  # what each backend computes, by device
         "math": (*HALF, torch.float32, torch.float64),
     },
     "cpu": {
+        "auto": (torch.bfloat16, torch.float32),
         "cpu": (torch.bfloat16, torch.float32),
         "masked": (torch.float32,),
         "math": (*HALF, torch.float32),

@@ -40,9 +40,9 @@ def no_tf32():
     torch.set_float32_matmul_precision("highest")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def compiled_code_is_forgotten():
-    """Dynamo compiles one function a few times only; every test has as many as it needs."""
+    """Dynamo compiles one function a few times only; every file has as many as it needs."""
     yield
     torch._dynamo.reset()
 

@@ -52,8 +52,8 @@ def test_nothing_cancels_when_the_own_frame_dominates(backend, dtype, own_frame_
         relative_errors(outputs_and_gradients(f, inputs, cotangent), exact)
         for f in (attention[backend], attention["masked"])
     )
-    # a logit of 200 is rounded to 200 units in the last place of its exponential
-    slack = 1 if dtype in HALF else 4 * own_frame_logit
+    # the exponential of a logit of 200 is good to 200 units in the last place; a mask normalises by the same error
+    slack = 1 if dtype in HALF else 10 * own_frame_logit
     for error, bound in zip(ours, masked):
         assert error <= 10 * bound + slack * torch.finfo(dtype).eps, (ours, masked)
 
@@ -80,10 +80,10 @@ REFUSED = {
 
 @pytest.mark.parametrize(("backend", "dtype", "channels", "message"), REFUSED[DEVICE.type])
 def test_what_a_kernel_does_not_take_is_one_clear_error(backend, dtype, channels, message):
+    grid = (4, 6, 1) if message.endswith("grid") else (2, 3, 4)
+    inputs = contiguous((1, 24, 2, channels), dtype, DEVICE)
     with pytest.raises(ValueError, match=message) as error:
-        fused_view_time_attention(
-            *contiguous((1, 24, 2, channels), dtype, DEVICE), (2, 3, 4), backend=backend
-        )
+        fused_view_time_attention(*inputs, grid, backend=backend)
     assert "\n" not in str(error.value)
 
 

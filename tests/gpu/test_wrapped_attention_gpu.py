@@ -24,10 +24,9 @@ from scene4d.kernels.attention import fused_view_time_attention
 
 KERNELS = TAKES[DEVICE.type]
 FLEX_CASES = [  # each is compiled, forward and backward, which takes seconds
-    ((3, 4, 50), torch.bfloat16, 128),
     ((2, 3, 13), torch.float16, 64),
     ((5, 3, 67), torch.float32, 64),
-    ((2, 2, 128), torch.bfloat16, 64),
+    ((2, 2, 128), torch.bfloat16, 128),
 ]
 
 
@@ -48,9 +47,7 @@ def wrapped(backend):
     return function, inputs, torch.randn(inputs[0].shape, device=DEVICE), TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize(
-    "backend", [x for x in KERNELS if x in ("auto", "cpu", "efficient", "masked", "flex")]
-)
+@pytest.mark.parametrize("backend", [x for x in KERNELS if x in ("auto", "cpu", "flex")])
 def test_compiles_to_one_graph(backend):
     function, inputs, cotangent, tolerance = wrapped(backend)
     eager = outputs_and_gradients(function, inputs, cotangent)
@@ -72,7 +69,7 @@ def test_autocast_casts_mixed_inputs(backend):
     assert all(x.grad.dtype == torch.float32 and x.grad.isfinite().all() for x in leaves)
 
 
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", [x for x in KERNELS if x != "flex"])
 def test_forward_is_deterministic(backend):
     function, inputs, _, _ = wrapped(backend)
     assert torch.equal(function(*inputs), function(*inputs))
@@ -145,9 +142,12 @@ def test_checkpointing_changes_no_gradient(backend, checkpointing):
     assert max(relative_errors(gradients, exact)) <= TOLERANCE[KERNELS[backend][0]]
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
-@pytest.mark.parametrize("backend", [x for x in KERNELS if x in ("auto", "flex")])
+@pytest.mark.parametrize(
+    ("backend", "checkpointing"), [("auto", "full"), ("auto", "selective"), ("flex", "selective")]
+)
 def test_checkpointing_of_compiled_blocks_changes_no_gradient(backend, checkpointing):
+    if backend not in KERNELS:
+        pytest.skip(f"{backend} has no gradients on the {DEVICE.type}")
     exact = [x.double() for x in step(backend)[1]]
     gradients = step(backend, checkpointing, compiled=True)[1]
     assert max(relative_errors(gradients, exact)) <= TOLERANCE[KERNELS[backend][0]]

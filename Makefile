@@ -35,7 +35,7 @@ test-slow: venv
 	$(PY) -m pytest -m "slow and not gpu"
 
 test-gpu: venv
-	$(PY) -m pytest -m gpu tests/gpu
+	$(PY) -m pytest -m gpu --show-capture=no --tb=short tests/gpu
 
 small-data: venv
 	bash preparation/small_data.sh $(PY)

@@ -74,11 +74,12 @@ class GlobalBatch(L.Callback):
         size = self._size(trainer)
         if size is None or not isinstance(batch, SceneBatch):
             return
-        count = accumulated_batches(size, trainer.world_size, len(batch.images))
+        readers = (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
+        count = accumulated_batches(size, readers, len(batch.images))
         if count != trainer.accumulate_grad_batches or batch_idx == 0:
             log.info(
                 "from step %d on: global batch of %d = %d ranks x batches of %d x %d accumulated",
-                trainer.global_step, size, trainer.world_size, len(batch.images), count,
+                trainer.global_step, size, readers, len(batch.images), count,
             )  # fmt: skip
         trainer.accumulate_grad_batches = count
 

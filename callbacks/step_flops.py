@@ -50,10 +50,8 @@ class StepFlops(FlopCounterMode):
             self._again = before
 
     def watch(self, blocks: Iterable[nn.Module]) -> Callable[[], None]:
-        """Tells a block's first computation from the second; the result undoes it."""
-        found = [
-            (block, block.forward, unwrap(block.forward)) for block in blocks
-        ]  # of compiled ones, what they compile
+        """Tells a block's first computation from the second, compiled blocks included; the result undoes it."""
+        found = [(block, block.forward, unwrap(block.forward)) for block in blocks]
         before = [(b, f, g) for b, f, g in found if isinstance(g, partial) and g.func is checkpoint]
         for block, _, plain in before:
             block.forward = partial(checkpoint, self._marked(plain.args[0]), **plain.keywords)

@@ -100,10 +100,18 @@ class HeldOutLoader:
     """Iterates over `HeldOutBatches`, with worker processes if wanted.
 
     Its length is known when all shards are local files.
+
+    Args:
+        batches: What is read.
+        num_workers: Number of worker processes; 0 reads in the main process.
+        place: Which reader this process is, counted from 0, and how many different ones there are. None makes every
+            rank a reader of its own.
     """
 
-    def __init__(self, batches: HeldOutBatches, num_workers: int) -> None:
-        self.dataset, self.num_workers = batches, num_workers
+    def __init__(
+        self, batches: HeldOutBatches, num_workers: int, place: tuple[int, int] | None = None
+    ) -> None:
+        self.dataset, self.num_workers, self._place = batches, num_workers, place
         self._count: int | None = None
 
     def __len__(self) -> int:
@@ -117,7 +125,7 @@ class HeldOutLoader:
                 raise TypeError(f"the number of samples of source {self.dataset.name!r} is unknown")
             count = sum(_count(url) for url in self.dataset.urls)
             self._count = count if self.dataset.most is None else min(count, self.dataset.most)
-        own = -(-self._count // rank_and_world()[1])
+        own = -(-self._count // (self._place or rank_and_world())[1])
         return -(-own // self.dataset.batch_size)
 
     def __iter__(self) -> Iterator[SceneBatch]:
@@ -126,7 +134,7 @@ class HeldOutLoader:
         Raises:
             ValueError: A sample or shard cannot be read; names it.
         """
-        self.dataset.rank, self.dataset.ranks = rank_and_world()
+        self.dataset.rank, self.dataset.ranks = self._place or rank_and_world()
         batches = DataLoader(
             self.dataset, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is, worker_init_fn=spare_worker
         )  # fmt: skip

@@ -79,13 +79,25 @@ class ResumableLoader:
         num_workers: Number of worker processes; 0 reads in the main process.
         length: Value of `len()`. Without a length Lightning would fetch one batch ahead of the state that it
             saves, and a resumed run would skip it.
+        place: Which reader this process is, counted from 0, and how many different ones there are. None makes every
+            rank a reader of its own.
     """
 
-    def __init__(self, parts: MixedBatches | Sequence[Part], num_workers: int, length: int = ENDLESS) -> None:
+    def __init__(
+        self,
+        parts: MixedBatches | Sequence[Part],
+        num_workers: int,
+        length: int = ENDLESS,
+        place: tuple[int, int] | None = None,
+    ) -> None:
         self.parts = [Part(parts)] if isinstance(parts, MixedBatches) else list(parts)
-        self.num_workers, self.length = num_workers, length
+        self.num_workers, self.length, self._given_place = num_workers, length, place
         self._taken, self._problems = 0, ProblemLog()
         self._states: list[WorkerState | None] = [None] * max(num_workers, 1)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return self._given_place or rank_and_world()
 
     @property
     def dataset(self) -> MixedBatches:
@@ -138,7 +150,7 @@ class ResumableLoader:
 
     def _draw(self, batches: MixedBatches, count: int | None) -> Iterator[SceneBatch]:
         """Yields some batches of one mixture, or endlessly many."""
-        rank, world = rank_and_world()
+        rank, world = self._place
         batches.place(rank, world, self._taken, self._states)
         loader = DataLoader(
             batches, batch_size=None, num_workers=self.num_workers, collate_fn=_as_is, worker_init_fn=spare_worker
@@ -154,10 +166,12 @@ class ResumableLoader:
     def state_dict(self) -> LoaderState:
         """Returns the state of all ranks; it is called on every rank, since Lightning writes that of rank 0."""
         own: RankState = {"taken": self._taken, "workers": list(self._states)}
-        _, world = rank_and_world()
-        ranks = [own] * world
-        if world > 1:
-            dist.all_gather_object(ranks, own)
+        rank, world = self._place
+        everywhere: list[tuple[int, RankState]] = [(rank, own)]
+        if (processes := rank_and_world()[1]) > 1:
+            everywhere *= processes
+            dist.all_gather_object(everywhere, (rank, own))
+        ranks = [dict(everywhere)[reader] for reader in range(world)]  # readers of one place have one state
         places = {"sources": self._sources(), "shard_lists": self._shard_lists(), "steps": self._steps()}
         return {**places, "ranks": ranks}  # type: ignore[typeddict-item]
 
@@ -170,7 +184,7 @@ class ResumableLoader:
                 self._sources(),
             )
             return
-        rank, world = rank_and_world()
+        rank, world = self._place
         ranks, workers = state["ranks"], len(self._states)
         places = [place for item in ranks for place in item["workers"]]
         if any(places):

@@ -117,7 +117,7 @@ class SceneDataModule(LightningDataModule):
                 names the stage and the numbers.
         """
         parts = [self._part(stage) for stage in self.stages] or [self._part(None)]
-        loader = ResumableLoader(parts, self.num_workers)
+        loader = ResumableLoader(parts, self.num_workers, place=self._place())
         for stage, (before, part) in enumerate(pairwise(parts), 2):
             assert before.until is not None
             if loader.batches_before(before.until) % part.accumulated:
@@ -142,7 +142,7 @@ class SceneDataModule(LightningDataModule):
             )
             for source in sources
         ]
-        _, ranks = rank_and_world()
+        _, ranks = self._place()
         given = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         count = given if self.global_batch is None else accumulated_batches(self.global_batch, ranks, size)
         return Part(MixedBatches(ingredients, size, self.seed), count, stage.until if stage else None)
@@ -171,9 +171,16 @@ class SceneDataModule(LightningDataModule):
                     self.val_scenes.get(source.name) if part == "val" else None,
                 ),
                 self.val_num_workers,
+                self._place(),
             )
             for source in sources
         ]
+
+    def _place(self) -> tuple[int, int]:
+        """Which reader this process is, and how many there are: ranks that share a batch read the same."""
+        if self.trainer is None or (sampler := self.trainer.distributed_sampler_kwargs) is None:
+            return rank_and_world()
+        return sampler["rank"], sampler["num_replicas"]
 
     def _reader(self, source: Source) -> GridReader:
         return GridReader(source, self._size(source), self.depth, self.cache_mb)

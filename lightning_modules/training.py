@@ -30,6 +30,7 @@ from scene4d.distributed.compiling import compile_blocks
 from scene4d.distributed.fsdp import is_sharding, shard_blocks
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
+from scene4d.networks.deferred import deferred_weights, fill
 from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights, refuse_non_finite
 from scene4d.networks.recorded_base import recorded_bases
 from scene4d.networks.trainable import trainable_parameters
@@ -119,7 +120,8 @@ class Training(L.LightningModule):
         """
         if self.built:
             return
-        network = self.make_network()
+        with deferred_weights(is_sharding(self.device_mesh)):
+            network = self.make_network()
         if not isinstance(network, TrainedNetwork):
             raise ValueError(
                 f"network: {type(network).__name__} lacks members of scene4d.networks.contracts.TrainedNetwork"
@@ -127,6 +129,7 @@ class Training(L.LightningModule):
         # before weights are loaded: what trains becomes float32 and keeps all digits of the files
         count = len(trainable_parameters(network, self.patterns(network)))
         log.debug("%d parameter tensors of the network train", count)
+        self._distribute(network)
         self.untrained = list(network.state_dict())
         if self.initial_weights:
             self.untrained = load_initial_weights(network, self.initial_weights)
@@ -135,7 +138,6 @@ class Training(L.LightningModule):
             self.untrained = []
         self.network = network
         self.refuse_another_base()
-        self._distribute(network)
 
     def _distribute(self, network: TrainedNetwork) -> None:
         """Changes the network's blocks for training on large machines, in the order in which this works."""
@@ -145,6 +147,10 @@ class Training(L.LightningModule):
         if is_sharding(mesh := self.device_mesh):
             half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             shard_blocks(network, mesh, half)
+            if files := getattr(network, "deferred", {}):
+                assert isinstance(network, nn.Module)
+                fill(network, files, self.trainer.strategy.root_device)
+                refuse_non_finite(network.state_dict(), "pretrained weights")
 
     def refuse_another_base(self) -> None:
         """Checks that a checkpoint without its base, as the last of `initial_weights`, has been put onto that base.

@@ -18,8 +18,8 @@ from benchmarks.gpu.part import Part
 from benchmarks.gpu.report import Cells
 from benchmarks.gpu.timing import Timing, timed
 from scene4d.kernels import merging
-from scene4d.kernels.attention import KERNELS, fused_view_time_attention
-from scene4d.kernels.merged_attention import SPLITS
+from scene4d.kernels.attention import KERNELS, fused_view_time_attention, view_time_mask
+from scene4d.kernels.merged_attention import PLAIN as SPLITS
 from scene4d.kernels.sequences import Grid, split_frames, split_times, split_views
 
 SIZES: tuple[tuple[Grid, int], ...] = (
@@ -27,8 +27,14 @@ SIZES: tuple[tuple[Grid, int], ...] = (
 )  # fmt: skip
 TINY: tuple[tuple[Grid, int], ...] = (((3, 2, 8), 2), ((2, 3, 16), 2))
 CACHE = 200e6  # bytes of inputs that take turns, several times the L2 cache of an H100
-CUDA_KERNELS = ("flash", "cudnn", "efficient")
+CUDA_KERNELS = ("cudnn", "flash", "efficient")
 BLOCKS = (128, 64)
+BACKENDS = {
+    "cpu": SDPBackend.FLASH_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -83,16 +89,23 @@ def attention(part: Part) -> None:
     channels = 16 if part.tiny else 128
     cases = [Case(part, grid, heads, channels) for grid, heads in (TINY if part.tiny else SIZES)]
     kernels = ("cpu", "math") if part.device.type == "cpu" else CUDA_KERNELS
-    for case in cases:
+    few = [case for case in cases if case.heads == cases[0].heads]
+    for case in few:
         _whole_forms(case, kernels)
         _parts_of_the_merged_form(case, kernels[0])
-    for case in cases[:1]:
-        _compiled_merge(case, kernels[0])
+    _compiled_forms(cases[0])
+    _compiled_merge(cases[0], kernels[0])
     for case in cases:
-        for block in BLOCKS:
-            case.row(
-                f"flex, blocks of {block}", partial(_both_passes, case, _flex(case.grid, block)), needs=12
-            )
+        if case not in few:
+            _whole_forms(case, kernels[:1])
+    for case in cases[1:]:
+        _compiled_forms(case)
+
+
+def _compiled_forms(case: Case) -> None:
+    for block in BLOCKS:
+        attend = partial(_both_passes, case, _flex(case.grid, block), compiled=True)
+        case.row(f"flex, blocks of {block}", attend, needs=12)
 
 
 def _whole_forms(case: Case, kernels: tuple[str, ...]) -> None:
@@ -101,12 +114,10 @@ def _whole_forms(case: Case, kernels: tuple[str, ...]) -> None:
     for kernel in kernels:
         case.row(f"merged, {kernel}", partial(_merged, case, kernel))
     if case.part.device.type == "cuda":
-        case.row(
-            f"merged, {kernels[0]}, merge in plain torch", partial(_merged, case, kernels[0], plainly=True)
-        )
+        plainly = partial(_merged, case, kernels[0], plainly=True)
+        case.row(f"merged, {kernels[0]}, all in plain torch", plainly)
     case.row("auto", partial(_both_passes, case, partial(fused_view_time_attention, grid=case.grid)))
-    masked = partial(fused_view_time_attention, grid=case.grid, backend="masked")
-    case.row("SDPA with mask", partial(_both_passes, case, masked))
+    case.row("SDPA with mask", partial(_masked, case))
     for kernel in kernels[:2]:
         case.row(f"full attention, {kernel}", partial(_full, case, kernel))
 
@@ -115,6 +126,11 @@ def _merged(case: Case, kernel: str, plainly: bool = False) -> Cells:
     with patch.object(merging, "has_kernel", lambda q: False) if plainly else nullcontext():
         attend = partial(fused_view_time_attention, grid=case.grid, backend=kernel)
         return _both_passes(case, attend, compared=True)
+
+
+def _masked(case: Case) -> Cells:
+    mask = view_time_mask(case.grid, case.part.device)
+    return _both_passes(case, partial(_sdpa, mask=mask))
 
 
 def _full(case: Case, kernel: str) -> Cells:
@@ -131,40 +147,39 @@ def _flex(grid: Grid, block: int) -> Attention:
     return attend
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 @contextmanager
 def _only(kernel: str) -> Iterator[None]:
-    backend = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
-               "efficient": SDPBackend.EFFICIENT_ATTENTION}.get(kernel, SDPBackend.MATH)  # fmt: skip
-    with sdpa_kernel(backend):
+    with sdpa_kernel(BACKENDS.get(kernel, SDPBackend.MATH)):
         yield
 
 
-def _both_passes(case: Case, attend: Attention, compared: bool = False) -> Cells:
+def _both_passes(case: Case, attend: Attention, compared: bool = False, compiled: bool = False) -> Cells:
     """Forward, and forward with backward."""
-    return _figures(case, *_passes(case, attend, case.sets(3)), compared=compared)
+    return _figures(case, *_passes(case, attend, case.sets(3), compiled), compared=compared)
 
 
-def _passes(case: Case, attend: Attention, sets: list[list[Tensor]]) -> tuple[Timing, Timing | None]:
-    with torch.no_grad():
-        forward = timed(lambda i: attend(*sets[i % len(sets)]), case.part.device, ahead=True)
-    leaves = [[x.requires_grad_() for x in inputs] for inputs in sets]
+def _passes(
+    case: Case, attend: Attention, sets: list[list[Tensor]], compiled: bool = False
+) -> tuple[Timing, Timing | None]:
+    """Times both; what is compiled keeps what its backward pass needs in both, for it is compiled once then."""
+    cuda = case.part.device.type == "cuda"
+    leaves = [[x.requires_grad_(cuda or not compiled) for x in inputs] for inputs in sets]
+    with torch.set_grad_enabled(compiled):
+        forward = timed(lambda i: attend(*leaves[i % len(leaves)]), case.part.device, ahead=True)
+    if compiled and not cuda:  # FlexAttention has no backward pass there
+        return forward, None
     cotangents = [torch.randn_like(inputs[0]) for inputs in sets]
 
     def both(number: int) -> None:
-        inputs = leaves[number % len(sets)]
-        torch.autograd.grad(attend(*inputs), inputs, cotangents[number % len(sets)])
+        inputs = leaves[number % len(leaves)]
+        torch.autograd.grad(attend(*inputs), inputs, cotangents[number % len(leaves)])
 
-    try:
-        return forward, timed(both, case.part.device, ahead=True)
-    except (RuntimeError, ValueError):
-        if case.part.device.type == "cpu":  # FlexAttention has no backward pass there
-            return forward, None
-        raise
+    return forward, timed(both, case.part.device, ahead=True)
 
 
 def _two_dense(case: Case, kernel: str) -> Cells:
@@ -216,9 +231,10 @@ def _cells(name: str, flops: float, timing: Timing) -> Cells:
 def _parts_of_the_merged_form(case: Case, kernel: str) -> None:
     """Times of the pieces; the cells of the backward pass stand under it alone, not under both passes."""
     case.row(f"part: three dense calls, {kernel}", partial(_three_dense, case, kernel))
-    case.row("part: permuted copies", partial(_copies, case))
+    case.row("part: copies in plain torch", partial(_copies, case, _plain_copies))
     case.row("part: merge in plain torch", partial(_merges, case, kernel, _PLAIN))
     if case.part.device.type == "cuda":
+        case.row("part: copies by Triton", partial(_copies, case, merging.reorder))
         case.row("part: merge by Triton", partial(_merges, case, kernel, _CHOSEN))
 
 
@@ -251,14 +267,18 @@ def _three_dense(case: Case, kernel: str) -> Cells:
     return _piece(forward, timed(backward, case.part.device, ahead=True))
 
 
-def _copies(case: Case) -> Cells:
+def _copies(case: Case, reorder: Callable[[list[Tensor], Grid], list[Tensor]]) -> Cells:
     """Three inputs in the forward pass, and five in the backward pass."""
     sets = case.sets(5)
 
     def copy(count: int) -> Callable[[int], object]:
-        return lambda i: [split_times(x, case.grid).contiguous() for x in sets[i % len(sets)][:count]]
+        return lambda i: reorder(sets[i % len(sets)][:count], case.grid)
 
     return _piece(*(timed(copy(count), case.part.device, ahead=True) for count in (3, 5)))
+
+
+def _plain_copies(tensors: list[Tensor], grid: Grid) -> list[Tensor]:
+    return [split_times(x, grid) for x in tensors]
 
 
 def _merges(case: Case, kernel: str, merges: tuple[Callable, ...]) -> Cells:

@@ -21,7 +21,7 @@ from scene4d.distributed.compiling import compile_blocks
 from scene4d.networks.trainable import trainable_parameters
 
 LATENTS, TINY_LATENTS = (8, 8, 18, 32), (2, 2, 4, 4)
-PROFILED = "selective"
+PROFILED = "none"
 SHOWN = 20  # kernels
 
 
@@ -75,7 +75,7 @@ def step(part: Part) -> None:
     """The rows, the most wanted first."""
     flops: list[int] = []
     rows: list[tuple[Checkpointing, bool]] = [
-        ("none", False), ("selective", False), ("full", False), ("selective", True), ("none", True),
+        ("none", False), ("none", True), ("selective", True), ("full", False), ("selective", False),
     ]  # fmt: skip
     for checkpointing, compiled in rows:
         labels: Cells = {"checkpointing": checkpointing, "blocks": "compiled" if compiled else "eager"}
@@ -91,12 +91,14 @@ def _row(part: Part, checkpointing: Checkpointing, compiled: bool, flops: list[i
     found = timed(training, part.device, repeats=5, warm_ups=2, limit=5)
     rate = flops[0] / found.seconds / 1e12
     peak = peak_tflops(torch.cuda.get_device_name()) if part.device.type == "cuda" else None
-    if checkpointing == PROFILED:
-        _profile(part, training, "compiled" if compiled else "eager")
+    profiled = (
+        "" if checkpointing != PROFILED else _profile(part, training, "compiled" if compiled else "eager")
+    )
     return {
         "seconds": found.seconds, "host s": found.host, "first s": found.first, "TFLOP": flops[0] / 1e12,
         "TFLOP/s": rate, "MFU": rate / peak if peak else None, "peak GB": found.peak / 1e9,
         "graphs": counters["stats"]["unique_graphs"] if compiled else None,
+        "profile": profiled,
     }  # fmt: skip
 
 
@@ -104,12 +106,21 @@ def _eager_flops(part: Part) -> int:
     return TrainingStep(part, "selective", compiled=False).flops()
 
 
-def _profile(part: Part, training: TrainingStep, name: str) -> None:
-    """Writes the kernels that take most of a step."""
+def _profile(part: Part, training: TrainingStep, name: str) -> str:
+    """Writes the kernels that take most of a step; returns the file's name, or why there is none."""
     cuda = part.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
-        training(0)
-        synchronize(part.device)
-    order = "self_device_time_total" if cuda else "self_cpu_time_total"
-    table = found.key_averages().table(sort_by=order, row_limit=SHOWN, max_name_column_width=90)
-    write_text(part.report.folder / f"profile_{name}.txt", table + "\n")
+    file = part.report.folder / f"profile_{name}.txt"
+    try:
+        with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+            training(0)
+            synchronize(part.device)
+        order = "self_device_time_total" if cuda else "self_cpu_time_total"
+        table = found.key_averages().table(sort_by=order, row_limit=SHOWN, max_name_column_width=90)
+    except (
+        RuntimeError,
+        AttributeError,
+        AssertionError,
+    ) as error:  # the step's figures are wanted all the same
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    write_text(file, table + "\n")
+    return file.name

@@ -18,14 +18,16 @@ from scene4d.kernels.dense_attention import (
     CUDNN,
     EFFICIENT,
     FLASH,
-    HALF,
     MATH,
+    DenseKernel,
     accumulation_dtype,
 )
 from scene4d.kernels.flex_attention import flex_view_time_attention
 from scene4d.kernels.merged_attention import merged_backward, merged_forward
 
 KERNELS = {kernel.name: kernel for kernel in (CPU, MATH, FLASH, EFFICIENT, CUDNN)}
+# asked here, since torch 2.11 cannot compile the question
+AUTOCAST = {device for device in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(device)}
 BACKENDS = ("auto", "masked", "flex", *KERNELS)
 
 
@@ -49,10 +51,10 @@ def fused_view_time_attention(
             they are cast to its dtype, as SDPA does.
         grid: (V, T, S): views, times (latent frames), tokens per frame.
         scale: Factor of the logits; None means 1 / sqrt(d).
-        backend: `auto` picks by device and dtype: cpu on the CPU; flash (half precision) or efficient (float32) on
-            CUDA; math wherever these do not fit. cpu, math, flash, efficient and cudnn name the dense kernel of the
-            merged form. flex is torch's FlexAttention, compiled for every grid, with gradients on CUDA only. masked
-            is SDPA with an l x l mask, for comparison. The CUDA kernels were never run.
+        backend: `auto` picks by device and dtype: cpu on the CPU; on CUDA cudnn (Hopper and later) or flash in half
+            precision and efficient in float32; math wherever these do not fit. cpu, math, flash, efficient and cudnn
+            name the dense kernel of the merged form. flex is torch's FlexAttention, compiled for every grid, with
+            gradients on CUDA only. masked is SDPA with an l x l mask, for comparison.
 
     Returns:
         `b l h d`.
@@ -62,8 +64,7 @@ def fused_view_time_attention(
             their device, dtype or number of channels.
     """
     device = q.device.type
-    # torch.amp.is_autocast_available breaks the graph of torch 2.11
-    if device in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(device):
+    if device in AUTOCAST and torch.is_autocast_enabled(device):
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     _check(q, k, v, grid, backend)
     views, times, tokens = grid
@@ -78,8 +79,6 @@ def fused_view_time_attention(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if backend == "flex":
         return flex_view_time_attention(q, k, v, grid, scale)
-    if backend == "auto":
-        backend = _choose_backend(q)
     return torch.ops.scene4d.fused_view_time_attention(q, k, v, views, times, tokens, scale, backend)[0]
 
 
@@ -96,13 +95,17 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: Tensor | 
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
-def _choose_backend(q: Tensor) -> str:
+def _kernel(backend: str, q: Tensor, tokens: int) -> DenseKernel:
+    """The dense kernel of a backend. Asked inside the operators, for what is compiled cannot ask for the card."""
+    if backend != "auto":
+        return KERNELS[backend]
     if q.device.type == "cpu":
-        return "cpu"
+        return CPU
     if q.device.type != "cuda":
-        return "math"
-    kernel = FLASH if q.dtype in HALF else EFFICIENT
-    return "math" if kernel.refusal(q) else kernel.name
+        return MATH
+    hopper = torch.cuda.get_device_capability(q.device) >= (9, 0)
+    liked = [CUDNN] if hopper and tokens > 1 else []
+    return next(kernel for kernel in (*liked, FLASH, EFFICIENT, MATH) if not kernel.refusal(q))
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int], backend: str) -> None:
@@ -117,6 +120,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int], backend:
     if q.shape[1] != math.prod(grid):
         raise ValueError(f"{q.shape[1]} tokens are not views x times x tokens = {' x '.join(map(str, grid))}")
     refusal = KERNELS[backend].refusal(q) if backend in KERNELS else None
+    if backend == "cudnn" and grid[2] == 1:
+        refusal = f"takes at least 2 tokens per frame, got grid {tuple(grid)}"
     if refusal is not None:
         raise ValueError(f"attention backend {backend!r} {refusal}")
 
@@ -126,7 +131,7 @@ def _forward_op(
     q: Tensor, k: Tensor, v: Tensor, views: int, times: int, tokens: int, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(q.device.type, enabled=False):
-        return merged_forward(q, k, v, (views, times, tokens), scale, KERNELS[backend])
+        return merged_forward(q, k, v, (views, times, tokens), scale, _kernel(backend, q, tokens))
 
 
 @_forward_op.register_fake
@@ -151,7 +156,7 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(q.device.type, enabled=False):
         grid = (views, times, tokens)
-        return merged_backward(grad, q, k, v, out, lse, grid, scale, KERNELS[backend])
+        return merged_backward(grad, q, k, v, out, lse, grid, scale, _kernel(backend, q, tokens))
 
 
 @_backward_op.register_fake

@@ -31,8 +31,8 @@ def flex_view_time_attention(
         q, k, v: `b l h d` with l = V T S, view-major; any strides.
         grid: (V, T, S).
         scale: Factor of the logits.
-        block: Side of the blocks that are skipped or computed whole, a multiple of 64. Smaller blocks do less needless
-            work and run less efficiently.
+        block: Side of the blocks that are skipped or computed whole, 128 or 64. Blocks of 64 do less needless work and
+            run less efficiently. They take longer to compile, which a function that a caller compiles cannot do.
 
     Returns:
         `b l h d`.
@@ -43,8 +43,8 @@ def flex_view_time_attention(
     inputs = [x.transpose(1, 2) for x in (q, k, v)]
     if refusal := _refusal(inputs):
         raise ValueError(f"attention backend 'flex' {refusal}")
-    attend = _attend if torch.compiler.is_compiling() else _compiled(grid, block)
-    return attend(*inputs, block_mask(grid, q.device, block), scale, _options(block)).transpose(1, 2)
+    attend: Callable[..., Tensor] = _attend if torch.compiler.is_compiling() else _compiled(grid, block)
+    return attend(*inputs, block_mask(grid, q.device, block), scale).transpose(1, 2)
 
 
 def _refusal(inputs: list[Tensor]) -> str | None:
@@ -64,9 +64,21 @@ def block_mask(grid: Grid, device: torch.device, block: int = BLOCK) -> BlockMas
 
     A query sees a key where the key sees the query, so that both directions have the same lists.
     """
-    lists = torch.ops.scene4d.view_time_blocks(*grid, block, device)
+    some, some_columns, whole, whole_columns = torch.ops.scene4d.view_time_blocks(*grid, block, device)
     length = math.prod(grid)
-    return BlockMask((length, length), *lists, *lists, (block, block), _sees(grid))
+    return BlockMask(
+        seq_lengths=(length, length),
+        kv_num_blocks=some,
+        kv_indices=some_columns,
+        full_kv_num_blocks=whole,
+        full_kv_indices=whole_columns,
+        q_num_blocks=some,
+        q_indices=some_columns,
+        full_q_num_blocks=whole,
+        full_q_indices=whole_columns,
+        BLOCK_SIZE=(block, block),
+        mask_mod=_sees(grid),
+    )
 
 
 @torch.library.custom_op("scene4d::view_time_blocks", mutates_args=())
@@ -131,16 +143,14 @@ def _sees(grid: Grid) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
 def _compiled(grid: Grid, block: int) -> Callable[..., Tensor]:
     """FlexAttention compiled for one grid: a code object each, for torch compiles one only a few times."""
     code = _attend.__code__.replace(co_name="attend_" + "_".join(map(str, (*grid, block))))
-    return torch.compile(FunctionType(code, globals()), dynamic=False, fullgraph=True)
+    # torch's first choice of tiles may be as long as 128, and only a search tries shorter ones
+    return torch.compile(
+        FunctionType(code, globals()),
+        dynamic=False,
+        fullgraph=True,
+        options={"max_autotune": True} if block % BLOCK else None,
+    )
 
 
-def _attend(q, k, v, block_mask, scale, kernel_options):
-    return flex_attention(q, k, v, block_mask=block_mask, scale=scale, kernel_options=kernel_options)
-
-
-def _options(block: int) -> dict[str, int] | None:
-    """Sizes of the kernels' tiles, which must divide the block; None leaves the choice to torch."""
-    if block % 128 == 0:
-        return None
-    names = ("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2")
-    return dict.fromkeys(names, 64)
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float) -> Tensor:
+    return flex_attention(q, k, v, block_mask=mask, scale=scale)

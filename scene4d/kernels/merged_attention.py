@@ -14,17 +14,13 @@ The backward runs each dense backward with the global out and lse, adds A and B 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from scene4d.kernels.dense_attention import DenseKernel
-from scene4d.kernels.merging import merge_gradients, merge_outputs
+from scene4d.kernels.merging import merge_gradients, merge_outputs, reorder
 from scene4d.kernels.sequences import Gradients, Grid, split_frames, split_times, split_views
-
-SPLITS = (
-    split_times,
-    split_views,
-    split_frames,
-)  # B first: its permuted copies die before all else is allocated
 
 
 def merged_forward(
@@ -42,7 +38,7 @@ def merged_forward(
         Output `b l h d` in the dtype of q, and lse `b l h` in float32 (float64 for float64); contiguous.
     """
     inputs = [_dense_last_axis(x) for x in (q, k, v)]
-    parts = (kernel.forward(*(split(x, grid) for x in inputs), scale) for split in SPLITS)
+    parts = (kernel.forward(*split(inputs, grid), scale) for split in SPLITS)
     return merge_outputs(parts, q, grid)
 
 
@@ -59,8 +55,24 @@ def merged_backward(
 ) -> Gradients:
     """Gradients of q, k and v, each `b l h d`, contiguous; arguments as given to and by `merged_forward`."""
     inputs = [_dense_last_axis(x) for x in (grad, q, k, v, out)]
-    parts = (kernel.backward(*(split(x, grid) for x in inputs), split(lse, grid), scale) for split in SPLITS)
+    parts = (
+        kernel.backward(*split(inputs, grid), split_lse(lse, grid), scale)
+        for split, split_lse in zip(SPLITS, PLAIN)
+    )
     return merge_gradients(parts, q, grid)
+
+
+def _inside_views(tensors: Sequence[Tensor], grid: Grid) -> list[Tensor]:
+    return [split_views(x, grid) for x in tensors]
+
+
+def _inside_frames(tensors: Sequence[Tensor], grid: Grid) -> list[Tensor]:
+    return [split_frames(x, grid) for x in tensors]
+
+
+# inside timesteps first: the permuted copies die before anything else is allocated
+SPLITS = (reorder, _inside_views, _inside_frames)
+PLAIN = (split_times, split_views, split_frames)
 
 
 def _dense_last_axis(x: Tensor) -> Tensor:

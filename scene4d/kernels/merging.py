@@ -1,4 +1,6 @@
-"""Merging of the three dense attentions and of their gradients: in plain torch, and by one Triton kernel on CUDA.
+"""What surrounds the three dense attentions: the reordering before them and the merge after them.
+
+Each is written in plain torch, and as a Triton kernel for CUDA.
 
 The formulas stand at the top of `merged_attention.py`. In plain torch the merge is a dozen passes over the output,
 which on a GPU would take as long as the attention; the kernels of `triton_merging.py` make one pass.
@@ -6,7 +8,7 @@ which on a GPU would take as long as the attention; the kernels of `triton_mergi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scene4d.kernels.dense_attention import accumulation_dtype
-from scene4d.kernels.sequences import Gradients, Grid, Part, join_times, join_views
+from scene4d.kernels.sequences import Gradients, Grid, Part, join_times, join_views, split_times
 
 
 def merge_outputs(parts: Iterator[Part], q: Tensor, grid: Grid) -> Part:
@@ -52,6 +54,15 @@ def merge_gradients(parts: Iterator[Gradients], q: Tensor, grid: Grid) -> Gradie
 
         return triton_merging.merge_gradients(parts, q, grid)
     return merge_gradients_plainly(parts, q, grid)
+
+
+def reorder(tensors: Sequence[Tensor], grid: Grid) -> list[Tensor]:
+    """The `b l h d` inputs of the attention inside timesteps, which are copies; see `split_times`."""
+    if has_kernel(tensors[0]):
+        from scene4d.kernels import triton_merging
+
+        return triton_merging.split_times(tensors, grid)
+    return [split_times(x, grid) for x in tensors]
 
 
 def has_kernel(q: Tensor) -> bool:

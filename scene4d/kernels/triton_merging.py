@@ -1,4 +1,4 @@
-"""The merge of `merging.py` as Triton kernels: every tensor is read once and every result written once.
+"""Merging and reordering of `merging.py` as Triton kernels: every tensor is read once and every result written once.
 
 Outputs and gradients of the kernels behind `DenseKernel` lie in memory as `n l h d`, so that a frame is one piece in
 all of them, and only the order of the frames differs. Another layout is copied first.
@@ -7,7 +7,7 @@ all of them, and only the order of the frames differs. Another layout is copied 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import triton
@@ -17,7 +17,8 @@ from torch import Tensor
 from scene4d.kernels.sequences import Gradients, Grid, Part
 
 ROWS = 16  # tokens of one head that a program merges
-CHUNK = 4096  # numbers of a frame that a program adds
+CHUNK = 2048  # numbers of a frame that a program moves
+MOST = 5  # tensors of a launch
 
 
 def merge_outputs(parts: Iterator[Part], q: Tensor, grid: Grid) -> Part:
@@ -35,19 +36,28 @@ def merge_outputs(parts: Iterator[Part], q: Tensor, grid: Grid) -> Part:
 
 
 def merge_gradients(parts: Iterator[Gradients], q: Tensor, grid: Grid) -> Gradients:
-    """See `scene4d.kernels.merging.merge_gradients`."""
-    by_times, by_views, by_frames = parts
-    grad_q, grad_k, grad_v = (_sum(a, b, c, q, grid) for a, b, c in zip(by_views, by_times, by_frames))
-    return grad_q, grad_k, grad_v
-
-
-def _sum(by_views: Tensor, by_times: Tensor, by_frames: Tensor, q: Tensor, grid: Grid) -> Tensor:
+    """See `scene4d.kernels.merging.merge_gradients`; one launch for all three."""
+    by_times, by_views, by_frames = ([_by_token(x) for x in part] for part in parts)
     views, times, tokens = grid
-    total, size = torch.empty(q.shape, dtype=q.dtype, device=q.device), tokens * math.prod(q.shape[2:])
-    parts = map(_by_token, (by_views, by_times, by_frames))
+    totals = [torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3)]
+    size = tokens * math.prod(q.shape[2:])
     programs = (triton.cdiv(size, CHUNK), q.shape[0] * views * times)
-    _add_frames[programs](*parts, total, views, times, size, CHUNK)
-    return total
+    _add_frames[programs](*by_views, *by_times, *by_frames, *totals, views, times, size, CHUNK)
+    return totals[0], totals[1], totals[2]
+
+
+def split_times(tensors: Sequence[Tensor], grid: Grid) -> list[Tensor]:
+    """`scene4d.kernels.sequences.split_times` of up to five tensors of one shape and dtype, in one launch."""
+    views, times, tokens = grid
+    inputs = [x.contiguous() for x in tensors]
+    batch, _, heads, channels = inputs[0].shape
+    swapped = torch.empty((len(inputs), *inputs[0].shape), dtype=inputs[0].dtype, device=inputs[0].device)
+    size = tokens * heads * channels
+    programs = (triton.cdiv(size, CHUNK), batch * views * times)
+    sources = inputs + inputs[:1] * (MOST - len(inputs))  # the rest is not looked at
+    _swap_frames[programs](*sources, swapped, views, times, size, swapped[0].numel(), CHUNK, len(inputs))
+    shape = (len(inputs), batch * times, views * tokens, heads, channels)
+    return list(swapped.view(shape).transpose(2, 3).unbind(0))
 
 
 def _by_token(x: Tensor) -> Tensor:
@@ -92,14 +102,47 @@ def _merge_outputs(
 
 
 @triton.jit
-def _add_frames(by_views, by_times, by_frames, total, views, times, size, CHUNK: tl.constexpr):
+def _places(views, times, size, CHUNK: tl.constexpr):
+    """Where a piece of a frame lies in the order of views and in that of times, and which of it exists."""
     frame = tl.program_id(1)
     time, video = frame % times, frame // times
     view, batch = video % views, video // views
     swapped = (batch * times + time) * views + view
     place = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
-    here, there, used = frame.to(tl.int64) * size + place, swapped.to(tl.int64) * size + place, place < size
+    return frame.to(tl.int64) * size + place, swapped.to(tl.int64) * size + place, place < size
+
+
+@triton.jit
+def _added(by_views, by_times, by_frames, total, here, there, used):
     added = tl.load(by_views + here, mask=used, other=0.0).to(tl.float32)
     added += tl.load(by_times + there, mask=used, other=0.0).to(tl.float32)
     added -= tl.load(by_frames + here, mask=used, other=0.0).to(tl.float32)
     tl.store(total + here, added.to(total.dtype.element_ty), mask=used)
+
+
+@triton.jit
+def _add_frames(
+    views_q, views_k, views_v, times_q, times_k, times_v, frames_q, frames_k, frames_v, total_q, total_k, total_v,
+    views, times, size, CHUNK: tl.constexpr,
+):  # fmt: skip
+    here, there, used = _places(views, times, size, CHUNK)
+    _added(views_q, times_q, frames_q, total_q, here, there, used)
+    _added(views_k, times_k, frames_k, total_k, here, there, used)
+    _added(views_v, times_v, frames_v, total_v, here, there, used)
+
+
+@triton.jit
+def _swap_frames(
+    first, second, third, fourth, fifth, swapped, views, times, size, step, CHUNK: tl.constexpr, COUNT: tl.constexpr
+):  # fmt: skip
+    here, there, used = _places(views, times, size, CHUNK)
+    step = step.to(tl.int64)
+    tl.store(swapped + there, tl.load(first + here, mask=used), mask=used)
+    if COUNT > 1:
+        tl.store(swapped + step + there, tl.load(second + here, mask=used), mask=used)
+    if COUNT > 2:
+        tl.store(swapped + 2 * step + there, tl.load(third + here, mask=used), mask=used)
+    if COUNT > 3:
+        tl.store(swapped + 3 * step + there, tl.load(fourth + here, mask=used), mask=used)
+    if COUNT > 4:
+        tl.store(swapped + 4 * step + there, tl.load(fifth + here, mask=used), mask=used)

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from accelerate import init_empty_weights
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
+from scene4d.networks.deferred import Place
 from scene4d.networks.pretrained import refuse_meta_device
 from scene4d.networks.weight_index import refuse_foreign_files
 
@@ -24,6 +28,9 @@ class DiffusersModel(Protocol):
 
     @classmethod
     def load_config(cls, pretrained: str, *, subfolder: str) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_config(cls: type[M], config: dict[str, Any]) -> M: ...
 
     @classmethod
     def from_pretrained(
@@ -50,14 +57,7 @@ def load_diffusers_model(model_class: type[M], pretrained: str, subfolder: str, 
         ValueError: Files are missing or damaged (says which to put where), or belong to another class or
             architecture, or the default device is meta, on which nothing can be loaded.
     """
-    what = f"cannot load {model_class.__name__} from {pretrained!r}"
-    refuse_meta_device(what)
-    try:
-        config = model_class.load_config(pretrained, subfolder=subfolder)
-    except OSError as error:
-        raise ValueError(f"{what}: {_what_to_do(Path(pretrained), subfolder, error)}") from error
-    _refuse_other_class(model_class, config, what)
-    refuse_foreign_files(Path(pretrained) / subfolder, what)
+    what, _ = _checked_config(model_class, pretrained, subfolder)
     try:
         model, info = model_class.from_pretrained(
             pretrained, subfolder=subfolder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
@@ -77,6 +77,66 @@ def load_diffusers_model(model_class: type[M], pretrained: str, subfolder: str, 
                 f"{what}: weights of another architecture: they {problem} {names[0]!r} ({len(names)} in all)"
             )
     return model
+
+
+def _checked_config(model_class: type[M], pretrained: str, subfolder: str) -> tuple[str, dict[str, Any]]:
+    """What is tried, in words, and the config of the checkpoint."""
+    what = f"cannot load {model_class.__name__} from {pretrained!r}"
+    refuse_meta_device(what)
+    try:
+        config = model_class.load_config(pretrained, subfolder=subfolder)
+    except OSError as error:
+        raise ValueError(f"{what}: {_what_to_do(Path(pretrained), subfolder, error)}") from error
+    _refuse_other_class(model_class, config, what)
+    refuse_foreign_files(Path(pretrained) / subfolder, what)
+    return what, config
+
+
+def diffusers_skeleton(
+    model_class: type[M], pretrained: str, subfolder: str, dtype: torch.dtype
+) -> tuple[M, dict[str, Place]]:
+    """The same model as that of `load_diffusers_model`, with parameters on the meta device.
+
+    Returns:
+        The model, whose buffers have values, and where those of its parameters are.
+
+    Raises:
+        ValueError: What `load_diffusers_model` raises.
+    """
+    what, config = _checked_config(model_class, pretrained, subfolder)
+    with init_empty_weights(include_buffers=False):
+        model = model_class.from_config(config)
+    assert isinstance(model, nn.Module)
+    full = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if full & set(name.split(".")) else dtype)
+    places = _files_of(model, Path(pretrained), subfolder, what)
+    return model, {name: (places[name], name, p.dtype) for name, p in model.named_parameters()}
+
+
+def _files_of(model: nn.Module, folder: Path, subfolder: str, what: str) -> dict[str, Path]:
+    """Where the weights are; their names and shapes must be those of the model."""
+    try:
+        if not folder.is_dir():
+            folder = Path(snapshot_download(str(folder), allow_patterns=[f"{subfolder}/*.safetensors"]))
+        found: dict[str, Path] = {}
+        shapes: dict[str, list[int]] = {}
+        for path in sorted((folder / subfolder).glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                for name in file.keys():
+                    found[name], shapes[name] = path, list(file.get_slice(name).get_shape())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{what}: {_what_to_do(folder, subfolder, OSError(str(error)))}") from error
+    if not found:
+        raise ValueError(f"{what}: {_what_to_do(folder, subfolder, OSError('no weights'))}")
+    wanted = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    for name in (*wanted, *shapes):
+        if wanted.get(name) != shapes.get(name):
+            here, there = (x.get(name) or "absent" for x in (wanted, shapes))
+            raise ValueError(
+                f"{what}: weights of another architecture: {name!r} is {there} there and {here} by config.json"
+            )
+    return found
 
 
 def _refuse_other_class(model_class: type, config: dict[str, Any], what: str) -> None:

@@ -10,9 +10,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from scene4d.distributed.checkpoint_folder import why_unreadable
-from scene4d.distributed.sharding import gather, total_norm
+from scene4d.distributed.sharding import gather, scatter, total_norm
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
 from scene4d.networks.recorded_base import refuse_missing_base
@@ -63,7 +64,8 @@ def load_weights(
     kept = [key for key in own if key not in given and key.startswith(tuple(optional))]
     refuse_missing_base([key for key in own if key not in given and key not in kept], paths)
     _explain_mismatch({k: v for k, v in own.items() if k not in kept}, given, " + ".join(paths))
-    module.load_state_dict(given, strict=False)
+    split = {key: scatter(x, own[key]) for key, x in given.items() if isinstance(own[key], DTensor)}
+    module.load_state_dict(given | split, strict=False)
     return kept
 
 

@@ -1,6 +1,6 @@
 """The same call on CUDA, by gsplat (Apache-2.0, https://docs.gsplat.studio).
 
-Written from gsplat 1.5's documentation and signature; not run by us, for want of a GPU.
+Compared with our own rasterizer and a brute force in `tests/gpu/test_rasterization_gpu.py`.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ def rasterize(
     """Renders 3D Gaussians from C cameras: by gsplat on CUDA, by our numba kernels on the CPU.
 
     Parameters are those of `gsplat.rasterization`, with its names, order and defaults. Half-precision
-    input is computed in float32 and the result is float32, under autocast too.
+    input is computed in float32 and the result is float32, under autocast too. gsplat computes in float32 whatever the
+    input, and float64 comes back as float64.
 
     Args:
         means: World positions.
@@ -80,10 +81,16 @@ def rasterize(
     _check_shapes(inputs, width, height, render_mode)
     limits = (near_plane, far_plane, radius_clip, eps2d)
     with torch.autocast(means.device.type, enabled=False):
+        if 0 in (len(means), len(viewmats)):
+            return _nothing(inputs, width, height, render_mode)
         if means.is_cuda:
             from scene4d.rendering.gsplat_rasterizer import rasterize_gsplat
 
-            return rasterize_gsplat(*inputs[:7], width, height, *limits, inputs.backgrounds, render_mode)
+            single = _Inputs._make(None if x is None else x.float() for x in inputs)
+            renders, alphas, info = rasterize_gsplat(
+                *single[:7], width, height, *limits, single.backgrounds, render_mode
+            )
+            return renders.to(inputs.means.dtype), alphas.to(inputs.means.dtype), info
         _check_finite(inputs)
         return _assemble(
             numba_projection.project, numba_rasterizer.composite, inputs, width, height, limits, render_mode
@@ -143,6 +150,23 @@ def _assemble(
         renders = torch.cat([renders[..., :-1], depth], dim=-1)
     info = {"means2d": means2d, "conics": conics, "depths": depths, "radii": radii}
     return renders, alphas, info
+
+
+def _nothing(
+    inputs: _Inputs, width: int, height: int, render_mode: str
+) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Tensor]]:
+    """Returns the backgrounds alone, for no Gaussians or no cameras, by which gsplat divides; gradients are zero."""
+    cameras, gaussians, channels = len(inputs.viewmats), len(inputs.means), inputs.colors.shape[-1]
+    empty = sum((0 * x.sum() for x in inputs[:6]), start=inputs.means.new_zeros(()))
+    alphas = empty.expand(cameras, height, width, 1)
+    renders = empty.expand(cameras, height, width, channels if "RGB" in render_mode else 1)
+    if inputs.backgrounds is not None and "RGB" in render_mode:
+        renders = renders + inputs.backgrounds[:, None, None]
+    if render_mode in ("RGB+D", "RGB+ED"):
+        renders = torch.cat([renders, alphas], dim=-1)
+    sizes = {"means2d": (2,), "conics": (3,), "depths": ()}
+    info = {name: inputs.means.new_zeros(cameras, gaussians, *size) for name, size in sizes.items()}
+    return renders, alphas, info | {"radii": torch.zeros_like(info["means2d"], dtype=torch.int32)}
 
 
 def _features(

@@ -1,10 +1,12 @@
 """What the tests of attention on a GPU share: an oracle, three memory layouts, and who takes what."""
 
 import math
+from functools import partial
 
 import torch
+from conftest import DEVICE
 
-from scene4d.kernels.attention import view_time_mask
+from scene4d.kernels.attention import fused_view_time_attention, view_time_mask
 
 HALF = (torch.bfloat16, torch.float16)
 TAKES = {  # what each backend computes, by device
@@ -63,3 +65,16 @@ def outputs_and_gradients(attention, inputs, cotangent):
 
 def relative_errors(got, exact):
     return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, exact)]
+
+
+def assert_close_to_oracle(backend, dtype, channels, grid, layout, note_error):
+    inputs = layout((2, math.prod(grid), 2, channels), dtype, DEVICE)
+    cotangent = torch.randn(inputs[0].shape, device=DEVICE).to(dtype)
+    attention = partial(fused_view_time_attention, grid=grid, backend=backend)
+    got = outputs_and_gradients(attention, inputs, cotangent)
+    exact = outputs_and_gradients(partial(oracle, grid=grid), [x.double() for x in inputs], cotangent)
+    assert all(a.dtype == dtype and a.shape == b.shape for a, b in zip(got, exact))
+    errors = relative_errors(got, exact)
+    for name, error in zip(("output", "gradients", "gradients", "gradients"), errors):
+        note_error(f"attention {backend} {dtype} {name}", error)
+    assert max(errors) <= TOLERANCE[dtype], (layout.__name__, errors)

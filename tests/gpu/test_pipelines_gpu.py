@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import DEVICE
-from textured_wall import make_batch, make_network
-from tiny_models import patch_autoencoder, relative, scenes, wan
+from textured_wall import make_batch
+from tiny_models import patch_autoencoder, reconstruction_network, relative, scenes, wan
 
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.pipelines import Captions, GridGenerator, Reconstructor, Sampling
@@ -52,9 +52,9 @@ def test_samples_repeat_and_do_not_depend_on_their_batch():
 
 @torch.no_grad()
 def test_a_reconstruction_is_that_of_the_cpu(note_error):
-    batch, network = make_batch(b=2), make_network()
+    batch, network = make_batch(b=2), reconstruction_network()
     expected = Reconstructor(network)(batch)
-    found = Reconstructor(make_network().to(DEVICE))(batch.to(DEVICE))
+    found = Reconstructor(reconstruction_network().to(DEVICE))(batch.to(DEVICE))
     pairs = {name: (getattr(found, name), getattr(expected, name)) for name in ("depths", "background")}
     pairs["c2w"] = found.cameras.c2w, expected.cameras.c2w
     for name in ("means", "scales", "opacities", "colors"):
@@ -73,7 +73,7 @@ def test_refined_cameras_and_depths_are_found_on_the_device(given, note_error):
     """Matches are arguments of maxima, so that a few pixels may differ."""
     batch, found = make_batch(targets=0, t=1, endless=True), {}
     for device in ("cpu", DEVICE):
-        network = make_network()
+        network = reconstruction_network()
         network.aggregator.matcher.log_temperature.data.fill_(6.0)  # so that matches are trusted
         here = batch.to(device)
         scene = Reconstructor(network.to(device), refine=True)(here.images, here.cameras if given else None)

@@ -1,30 +1,43 @@
 """Small models and scenes for the tests of pipelines and training on a GPU."""
 
 import torch
+from textured_wall import make_network
 from torch import nn
 
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
+from scene4d.networks.vggt import ReconstructionNetwork
 from scene4d.types import SceneBatch
 
 SIZE = 32
 
 
 def wan(seed: int = 0) -> WanGridTransformer:
-    """A tiny diffusion network with heads of 64 channels, which every kernel takes; no weight is zero."""
+    """A tiny diffusion network with heads of 64 channels, which every kernel takes; no weight is zero.
+
+    It is made on the CPU even where Lightning would make it on the GPU, whose random numbers are others.
+    """
     torch.manual_seed(seed)
-    network = WanGridTransformer(
-        num_attention_heads=2, attention_head_dim=64, in_channels=4, text_dim=8, freq_dim=16, ffn_dim=64,
-        num_layers=2, patch_size=(1, 1, 1),
-    )  # fmt: skip
+    with torch.device("cpu"):
+        network = WanGridTransformer(
+            num_attention_heads=2, attention_head_dim=64, in_channels=4, text_dim=8, freq_dim=16, ffn_dim=64,
+            num_layers=2, patch_size=(1, 1, 1),
+        )  # fmt: skip
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.05)
     return network
 
 
+def reconstruction_network() -> ReconstructionNetwork:
+    """The tiny reconstructor of other tests, always the same."""
+    with torch.device("cpu"):
+        return make_network()
+
+
 def patch_autoencoder() -> PatchAutoencoder:
     """A tiny autoencoder that fits the network, always the same."""
     torch.manual_seed(1)
-    return PatchAutoencoder(channels=4, width=64, depth=1).eval()
+    with torch.device("cpu"):
+        return PatchAutoencoder(channels=4, width=64, depth=1).eval()
 
 
 def scenes(count: int = 2) -> SceneBatch:

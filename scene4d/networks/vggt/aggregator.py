@@ -10,11 +10,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scene4d.networks.vggt.layers import Block, zero_branches
+from scene4d.networks.vggt.layers import Block, joined, zero_branches
 from scene4d.networks.vggt.rope import Rotation, patch_rotation, time_rotation
 from scene4d.networks.vggt.view_matcher import MatchedTokens, ViewMatcher
 from scene4d.networks.vggt.vision_transformer import VisionTransformer
 
+AT_ONCE = 2**16  # tokens that a block sees at once where no gradient is wanted: enough to fill a GPU
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -152,12 +153,12 @@ class Aggregator(nn.Module):
         time = time_rotation(t, self.head_dim, self.rope_base, x.device) if self.temporal_rope else None
         layers = {}
         for k, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks)):
-            x = frame_block(rearrange(x, "b t v l d -> (b t v) l d"), rotation)
+            x = run(frame_block, rearrange(x, "b t v l d -> (b t v) l d"), rotation)
             x = rearrange(x, "(b t v) l d -> b t v l d", b=b, t=t)
             if self.temporal_frame_blocks is not None:
                 x = attend_over_time(self.temporal_frame_blocks[k], x, time)
             after_frame = x
-            x = global_block(rearrange(x, "b t v l d -> (b t) (v l) d"), everywhere)
+            x = run(global_block, rearrange(x, "b t v l d -> (b t) (v l) d"), everywhere)
             x = rearrange(x, "(b t) (v l) d -> b t v l d", b=b, v=v)
             if self.temporal_blocks is not None:
                 x = attend_over_time(self.temporal_blocks[k], x, time)
@@ -166,10 +167,21 @@ class Aggregator(nn.Module):
         return layers, torch.cat([after_frame[..., 0, :], x[..., 0, :]], -1)
 
 
+def run(
+    block: nn.Module, sequences: Float[Tensor, "n l d"], rotation: Rotation | None
+) -> Float[Tensor, "n l d"]:
+    """Runs a block. Without gradients it sees some sequences at a time, so that memory grows by its result alone."""
+    count = max(AT_ONCE // sequences.shape[1], 1)
+    if torch.is_grad_enabled() or len(sequences) <= count:
+        return block(sequences, rotation)
+    begins = range(0, len(sequences), count)
+    return joined((block(sequences[k : k + count], rotation) for k in begins), len(sequences))
+
+
 def attend_over_time(
     block: nn.Module, x: Float[Tensor, "b t v l d"], rotation: Rotation | None
 ) -> Float[Tensor, "b t v l d"]:
     """Lets every token see the tokens at its own view and position in all timesteps."""
     b, _, v, _, _ = x.shape
     sequences = rearrange(x, "b t v l d -> (b v l) t d")
-    return rearrange(block(sequences, rotation), "(b v l) t d -> b t v l d", b=b, v=v)
+    return rearrange(run(block, sequences, rotation), "(b v l) t d -> b t v l d", b=b, v=v)

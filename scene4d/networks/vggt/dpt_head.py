@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scene4d.networks.vggt.aggregator import AggregatedTokens
+from scene4d.networks.vggt.layers import joined
 
 
 class ResidualUnit(nn.Module):
@@ -121,16 +122,19 @@ class DPTHead(nn.Module):
     ) -> Float[Tensor, "b v t c h w"]:
         """Decodes every frame by itself, in chunks, in float32 whatever the trainer's precision."""
         b, v, t = images.shape[:3]
-        frames = images.flatten(0, 2).float()
-        levels = [rearrange(tokens.layers[k], "b t v l e -> (b v t) l e").float() for k in self.layers]
-        step = self.chunk or len(frames)
-        shape = (tokens.rows, tokens.columns)
+        # in the order of the tokens, of which only a chunk is copied and becomes float32
+        frames = rearrange(images, "b v t c h w -> b t v c h w")
+        count, step, shape = b * v * t, self.chunk or b * v * t, (tokens.rows, tokens.columns)
         with torch.autocast(images.device.type, enabled=False):
-            decoded = [
-                self._decode([level[k : k + step] for level in levels], frames[k : k + step], shape)
-                for k in range(0, len(frames), step)
-            ]
-        return torch.cat(decoded).unflatten(0, (b, v, t))
+            decoded = (
+                self._decode(
+                    [tokens.layers[layer].flatten(0, 2)[k : k + step].float() for layer in self.layers],
+                    _some(frames, k, min(k + step, count)),
+                    shape,
+                )
+                for k in range(0, count, step)
+            )
+            return rearrange(joined(decoded, count), "(b t v) c h w -> b v t c h w", b=b, t=t)
 
     def _decode(
         self, levels: list[Float[Tensor, "n l e"]], images: Float[Tensor, "n 3 h w"], shape: tuple[int, int]
@@ -164,6 +168,13 @@ class DPTHead(nn.Module):
     def _add_position(self, x: Float[Tensor, "n c h w"], aspect: float) -> Float[Tensor, "n c h w"]:
         table = position_embedding(x.shape[1], x.shape[2], x.shape[3], aspect, x.device)
         return x + self.position_weight * table
+
+
+def _some(frames: Float[Tensor, "b t v c h w"], begin: int, end: int) -> Float[Tensor, "n c h w"]:
+    """Frames by their numbers; nothing else is copied."""
+    t, v = frames.shape[1:3]
+    chosen = [frames[k // (t * v), k // v % t, k % v] for k in range(begin, end)]
+    return torch.stack(chosen).float()
 
 
 def resize(x: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c h2 w2"]:

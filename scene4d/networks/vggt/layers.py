@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -124,3 +126,16 @@ def zero_branches(block: Block) -> Block:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     return block
+
+
+def joined(chunks: Iterator[Tensor], count: int) -> Tensor:
+    """Concatenates; where no gradient is wanted, a chunk is not kept beside the whole."""
+    if torch.is_grad_enabled():
+        return torch.cat(list(chunks))
+    first = next(chunks)
+    joined, end = first.new_empty(count, *first.shape[1:]), len(first)
+    joined[:end] = first
+    for chunk in chunks:
+        joined[end : end + len(chunk)] = chunk
+        end += len(chunk)
+    return joined

@@ -10,7 +10,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
-from scene4d.networks.diffusers_layout import load_diffusers_model
+from scene4d.networks.deferred import Place
+from scene4d.networks.diffusers_layout import diffusers_skeleton, load_diffusers_model
 
 
 class WanConfig(Protocol):
@@ -67,10 +68,21 @@ def trained_base(pretrained: str, subfolder: str, dtype: str) -> WanBase:
         load_diffusers_model  # diffusers declares the members of its model to nobody
     )
     base = load(WanTransformer3DModel, pretrained, subfolder, getattr(torch, dtype))
-    config = base.config
+    _refuse_other_task(base.config, pretrained)
+    return base
+
+
+def deferred_base(pretrained: str, subfolder: str, dtype: str) -> tuple[WanBase, dict[str, Place]]:
+    """The same base without values, and where they are: see `scene4d.networks.deferred`."""
+    load: Callable[..., tuple[WanBase, dict[str, Place]]] = diffusers_skeleton
+    base, files = load(WanTransformer3DModel, pretrained, subfolder, getattr(torch, dtype))
+    _refuse_other_task(base.config, pretrained)
+    return base, files
+
+
+def _refuse_other_task(config: WanConfig, pretrained: str) -> None:
     if config.in_channels != config.out_channels or config.image_dim is not None:
         raise ValueError(
             f"{pretrained!r} is no text-to-video base: it takes {config.in_channels} channels and gives "
             f"{config.out_channels}, with image_dim {config.image_dim}; use a T2V or TI2V checkpoint of Wan"
         )
-    return base

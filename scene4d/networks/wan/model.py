@@ -18,11 +18,12 @@ from diffusers import WanTransformer3DModel
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from scene4d.networks.deferred import Place, weights_are_deferred
 from scene4d.networks.pretrained import load_weights
 from scene4d.networks.sizes import refuse_size
 from scene4d.networks.trainable import HALF_TYPES
 from scene4d.networks.wan.architectures import Architecture, Fused
-from scene4d.networks.wan.base import trained_base
+from scene4d.networks.wan.base import deferred_base, trained_base
 from scene4d.networks.wan.initialization import initialize
 from scene4d.networks.wan.invariants import base_output, check_invariants, tiny_input
 from scene4d.networks.wan.lora import LoRA
@@ -62,6 +63,9 @@ class WanGridTransformer(nn.Module):
         dtype: Type of the weights that are read from `pretrained`, float32 or bfloat16. Weights that train become
             float32, and a network without `pretrained` is float32.
 
+    Where it will be split over ranks, the weights of `pretrained` stay in their files at first, unless the architecture
+    or an adapter adds parameters to them (`scene4d.networks.deferred`); checks that compute are then left out.
+
     Raises:
         ValueError: `dtype` is another type, weights are missing or of another architecture, or the base in
             `pretrained` fails a check (see `check_invariants`).
@@ -96,7 +100,12 @@ class WanGridTransformer(nn.Module):
             raise ValueError(
                 "adapter: LoRA adapts a base that is trained, give its folder or hub id as pretrained"
             )
-        if pretrained is not None:
+        # where weights are that stay in their files until the network is split over ranks
+        self.deferred: dict[str, Place] = {}
+        if pretrained is not None and _may_defer(architecture, adapter):
+            self.base, files = deferred_base(pretrained, subfolder, dtype)
+            self.deferred = {f"base.{name}": place for name, place in files.items()}
+        elif pretrained is not None:
             self.base = trained_base(pretrained, subfolder, dtype)
         else:
             self.base = WanTransformer3DModel(
@@ -110,7 +119,7 @@ class WanGridTransformer(nn.Module):
         self.architecture: Architecture = architecture or Fused()
         self.patch_size: tuple[int, int, int] = tuple(self.base.config.patch_size)
         self.adapter = adapter
-        if pretrained is None:
+        if pretrained is None or self.deferred:
             self._replace_layers(reference_bias)
         else:
             given = tiny_input(self.base, self.text_length)
@@ -232,3 +241,8 @@ class WanGridTransformer(nn.Module):
         refuse_size("latents", (height, width), (ph, pw), f"the patch {ph} x {pw}")
         if frames % pt:
             raise ValueError(f"{frames} latent frames are not divisible by the patch's {pt}")
+
+
+def _may_defer(architecture: Architecture | None, adapter: LoRA | None) -> bool:
+    """Whether the base's weights may stay in their files: nothing that is added to them starts from their values."""
+    return weights_are_deferred() and adapter is None and not (architecture and architecture.new)

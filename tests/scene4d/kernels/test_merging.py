@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from scene4d.kernels.dense_attention import MATH
-from scene4d.kernels.merged_attention import SPLITS
+from scene4d.kernels.merged_attention import PLAIN as SPLITS
 from scene4d.kernels.merging import has_kernel, merge_gradients_plainly, merge_outputs_plainly
+from scene4d.kernels.sequences import split_times
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,6 +60,18 @@ def test_gradients(kernels, batch, grid, heads, channels, dtype):
     for found, wanted in zip(kernels.merge_gradients(iter(parts), q, grid), expected, strict=True):
         assert found.dtype == dtype and found.is_contiguous()
         torch.testing.assert_close(found, wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+@pytest.mark.parametrize("batch, grid, heads, channels", SHAPES)
+def test_reordering(kernels, batch, grid, heads, channels, count):
+    shape = (batch, grid[0] * grid[1] * grid[2], heads, channels)
+    tensors = [torch.randn(shape, device=DEVICE) for _ in range(count)]
+    tensors[0] = tensors[0].transpose(1, 2).contiguous().transpose(1, 2)  # another layout
+    found = kernels.split_times(tensors, grid)
+    for ours, x in zip(found, tensors, strict=True):
+        assert torch.equal(ours, split_times(x, grid)) and ours.stride(-1) == 1
+        assert ours.stride() == split_times(x.contiguous(), grid).stride()
 
 
 def test_a_frame_that_outweighs_all_others(kernels):

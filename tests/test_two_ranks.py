@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.checkpoint_files import read_checkpoint
 from main import main
 
 pytestmark = pytest.mark.slow  # minutes
 ROOT = Path(__file__).parents[1]
-DDP = {"trainer.devices": 2, "trainer.strategy": "ddp"}
+STRATEGIES = ("ddp", "fsdp2")
 SMALL = {"data.init_args.size": 32, "data.init_args.num_workers": 0, "data.init_args.val_batch_size": 1}
 QUICK = {"trainer.enable_progress_bar": "false"}
 FIT = {
@@ -69,34 +70,41 @@ def judged(part, root, options):
     return command("fit", f"small/shipped_{part}", root=root, more=more, **options)
 
 
-def predict(part, export, root):
+def two(strategy):
+    """Two ranks."""
+    return {"trainer.devices": 2, "trainer.strategy": strategy}
+
+
+def predict(part, export, root, strategy):
     """Predicts one scene on each rank."""
     callback = f"[{{class_path: callbacks.{export}, init_args: {{output: scenes}}}}]"
-    options = {**DDP, **SMALL, **QUICK, **SHORT, "data.init_args.predict": SOURCE[part]}
+    options = {**two(strategy), **SMALL, **QUICK, **SHORT, "data.init_args.predict": SOURCE[part]}
     options |= {"trainer.callbacks": callback, "trainer.limit_predict_batches": 1, "trainer.logger": "false"}
     options |= {"model.init_args.sampling.steps": 1} if part == "diffusion" else {}
     more = ("--data", "configs/data/small_reconstruction_dynamic.yaml") if part == "reconstruction" else ()
     return command("predict", f"small/shipped_{part}", root=root, more=more, **options)
 
 
-def cases(root):
+def cases(root, strategy):
     """Command lines by name; later ones may read what earlier ones wrote."""
-    fit = {**DDP, **SMALL, **QUICK, **FIT}
+    both = two(strategy)
+    fit = {**both, **SMALL, **QUICK, **FIT}
     fault = {"trainer.callbacks": "[{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: "
              "{save_last: true, every_n_train_steps: 1}}, {class_path: two_ranks.LossOfOneRank}]"}  # fmt: skip
     return {
         "diffusion": command("fit", "small/diffusion_stage1", root=root / "diffusion", **fit, **GRID),
         "static": command("fit", "small/reconstruction_static", more=STATIC, root=root / "static", **fit),
         "geometry": command("fit", "small/reconstruction_geometry", more=STATIC, root=root / "geometry", **fit),
-        "validate_diffusion": score("validate", "diffusion", root / "validate_diffusion", DDP | GRIDS | SHORT),
-        "test_reconstruction": score("test", "reconstruction", root / "test_reconstruction", DDP | VIEWS),
-        "predict_diffusion": predict("diffusion", "GridExport", root / "predict_diffusion"),
-        "predict_reconstruction": predict("reconstruction", "GaussianExport", root / "predict_reconstruction"),
-        "stages": staged(root, DDP),
-        "alone_diffusion": score("validate", "diffusion", root / "alone_diffusion", DDP | GRIDS | SHORT, 1),
-        "alone_reconstruction": score("test", "reconstruction", root / "alone_reconstruction", DDP | VIEWS, 1),
-        "judged_diffusion": judged("diffusion", root / "judged_diffusion", DDP | GRID | SHORT),
-        "judged_reconstruction": judged("reconstruction", root / "judged_reconstruction", DDP | VIEWS),
+        "validate_diffusion": score("validate", "diffusion", root / "validate_diffusion", both | GRIDS | SHORT),
+        "test_reconstruction": score("test", "reconstruction", root / "test_reconstruction", both | VIEWS),
+        "predict_diffusion": predict("diffusion", "GridExport", root / "predict_diffusion", strategy),
+        "predict_reconstruction": predict(
+            "reconstruction", "GaussianExport", root / "predict_reconstruction", strategy),
+        "stages": staged(root, both),
+        "alone_diffusion": score("validate", "diffusion", root / "alone_diffusion", both | GRIDS | SHORT, 1),
+        "alone_reconstruction": score("test", "reconstruction", root / "alone_reconstruction", both | VIEWS, 1),
+        "judged_diffusion": judged("diffusion", root / "judged_diffusion", both | GRID | SHORT),
+        "judged_reconstruction": judged("reconstruction", root / "judged_reconstruction", both | VIEWS),
         "divergence": command("fit", "small/diffusion_stage1", root=root / "divergence", **fit, **GRID, **fault),
     }  # fmt: skip
 
@@ -145,13 +153,13 @@ def outcomes(root, lines):
     return dict(zip(lines, zip(*found)))
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    root = tmp_path_factory.mktemp("ranks")
-    return root, outcomes(root, cases(root))
+@pytest.fixture(scope="module", params=STRATEGIES)
+def ran(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    return root, outcomes(root, cases(root, request.param))
 
 
-@pytest.mark.parametrize("name", [name for name in cases(Path()) if name != "divergence"])
+@pytest.mark.parametrize("name", [name for name in cases(Path(), "ddp") if name != "divergence"])
 def test_every_command_ends_well_on_two_ranks(ran, name):
     assert ran[1][name] == (None, None)
 
@@ -164,7 +172,7 @@ def test_every_callback_has_done_its_work(ran):
         ("geometry", "geometry"),
     ):
         assert load_file(root / name / f"{weights}.safetensors")
-        assert torch.load(root / name / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+        assert read_checkpoint(root / name / "checkpoints" / "last.ckpt")["global_step"] == 2
         assert list((root / name / "pictures").rglob("train_*.png"))
     assert list((root / "diffusion" / "pictures").rglob("val_grid_*.png"))
     assert json.loads((root / "static" / "metrics.json").read_text())["reconstruction"]
@@ -183,7 +191,7 @@ def test_tensorboard_has_what_a_training_needs_and_no_more(ran):
 def test_rank_0_alone_writes_and_every_picture_once(ran):
     for name in ("diffusion", "static", "geometry"):
         assert len(list((ran[0] / name).rglob("events.out.tfevents.*"))) == 1
-        assert [path.name for path in (ran[0] / name).rglob("*.ckpt")] == ["last.ckpt"]
+        assert [path.name for path in (ran[0] / name / "checkpoints").iterdir()] == ["last.ckpt"]
         assert not list((ran[0] / name).rglob("*.tmp"))
     events = EventAccumulator(str(ran[0] / "diffusion"), {"images": 0}).Reload()
     shown = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
@@ -213,8 +221,10 @@ def test_scores_of_an_uneven_number_of_scenes_are_those_of_one_rank(ran, one_ran
 
 def test_the_other_two_ways_to_score_on_two_ranks(tmp_path, one_rank):
     lines = {
-        "diffusion": score("test", "diffusion", tmp_path / "diffusion", DDP | GRIDS | SHORT),
-        "reconstruction": score("validate", "reconstruction", tmp_path / "reconstruction", DDP | VIEWS),
+        "diffusion": score("test", "diffusion", tmp_path / "diffusion", two("ddp") | GRIDS | SHORT),
+        "reconstruction": score(
+            "validate", "reconstruction", tmp_path / "reconstruction", two("ddp") | VIEWS
+        ),
     }
     assert set(outcomes(tmp_path, lines).values()) == {(None, None)}
     for part in lines:
@@ -277,5 +287,5 @@ def test_a_loss_that_is_nan_on_one_rank_stops_all_and_names_it(ran):
     (kind, ours), (_, theirs) = found["divergence"]
     assert kind == "ValueError" and ours == theirs
     assert re.search(r"diverged at step 2: the loss is not finite \(rank 1: \w+/\S+\); ", ours), ours
-    kept = torch.load(root / "divergence" / "checkpoints" / "last.ckpt", weights_only=True)
+    kept = read_checkpoint(root / "divergence" / "checkpoints" / "last.ckpt")
     assert kept["global_step"] == 1

@@ -149,7 +149,8 @@ class Aggregator(nn.Module):
         self, x: Float[Tensor, "b t v l d"], rotation: Rotation, special: int
     ) -> tuple[dict[int, Float[Tensor, "b t v p e"]], Float[Tensor, "b t v e"]]:
         b, t, v, _, _ = x.shape
-        everywhere = tuple(table.repeat(v, 1, 1) for table in rotation)
+        cosine, sine = rotation
+        everywhere = cosine.repeat(v, 1, 1), sine.repeat(v, 1, 1)
         time = time_rotation(t, self.head_dim, self.rope_base, x.device) if self.temporal_rope else None
         layers = {}
         for k, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks)):

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from callbacks.checkpoint_files import read_checkpoint
-from scene4d.distributed.checkpoint_folder import read_folder, write_folder
+from scene4d.distributed.checkpoint_folder import BackgroundSave, Part, new_token, read_folder, write_folder
 from scene4d.distributed.fsdp import SHARD
 from scene4d.distributed.sharding import scatter
 
@@ -30,17 +30,25 @@ class FSDP2(ModelParallelStrategy):
     Args:
         replicas: The number of copies of the parameters, each split over ranks / replicas ranks (hybrid sharding).
             With as many as nodes, only gradients are sent between nodes.
+        background_saves: Whether checkpoints are written while training goes on. Every rank then keeps a copy of its
+            part in main memory until it is written. What a run writes last it waits for.
         timeout: Time after which a rank gives up waiting for the others.
 
     Raises:
         ValueError: `replicas` does not divide the number of ranks.
     """
 
-    def __init__(self, replicas: int = 1, timeout: timedelta | None = default_pg_timeout) -> None:
+    def __init__(
+        self,
+        replicas: int = 1,
+        background_saves: bool = False,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
         super().__init__(timeout=timeout)
         if replicas < 1:
             raise ValueError(f"trainer.strategy: replicas must be at least 1, got {replicas}")
-        self.replicas = replicas
+        self.replicas, self.background_saves = replicas, background_saves
+        self._saving: BackgroundSave | None = None
 
     def setup_environment(self) -> None:
         """Starts communication, and arranges the ranks in the mesh along which parameters are split."""
@@ -107,10 +115,27 @@ class FSDP2(ModelParallelStrategy):
         """Writes a folder, each rank its own file in it; every rank must call it.
 
         Raises:
-            OSError: The disk is full or read-only on any rank; names the file.
-            ValueError: The path is an address, or that of a file.
+            OSError: The disk is full or read-only on any rank, now or at the last save in the background; names the
+                file.
+            ValueError: The path is an address.
         """
-        write_folder(checkpoint, self._path(filepath), self.device_mesh)
+        self.finish_saves()
+        folder = self._path(filepath)
+        if self.background_saves:
+            part = Part(checkpoint, self.device_mesh, new_token())
+            self._saving = BackgroundSave(part, folder, self.is_global_zero)
+        else:
+            write_folder(checkpoint, folder, self.device_mesh)
+
+    def finish_saves(self) -> None:
+        """Waits for what is written in the background; every rank must call it.
+
+        Raises:
+            OSError: It could not be written on some rank.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.finish()
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None

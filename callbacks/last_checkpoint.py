@@ -105,8 +105,7 @@ class LastCheckpoint(Checkpoint):
             return
         self._step = trainer.global_step
         self._stopping = self._asked(trainer)
-        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
-        if self._stopping or ends or self._is_time(trainer):
+        if self._stopping or self._is_last(trainer) or self._is_time(trainer):
             self._save(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -147,7 +146,13 @@ class LastCheckpoint(Checkpoint):
             return
         self.validation_due = validation_due
         trainer.save_checkpoint(str(self.path))
+        if isinstance(trainer.strategy, FSDP2) and (self._stopping or self._is_last(trainer)):
+            trainer.strategy.finish_saves()
         self._saved, self._time = state, time.monotonic()
+
+    @staticmethod
+    def _is_last(trainer: L.Trainer) -> bool:
+        return trainer.should_stop or trainer.global_step == trainer.max_steps
 
     def _validate(self, trainer: L.Trainer) -> None:
         """What Lightning does at a step with a validation; after a resume it skips it."""

@@ -31,7 +31,7 @@ def encode_avif(frames: UInt8[np.ndarray, "t h w 3"], fps: float, quality: int) 
         buffer, "AVIF", save_all=True, append_images=others, duration=round(1000 / fps), quality=quality,
         subsampling="4:4:4", speed=SPEED, max_threads=1,
     )  # fmt: skip
-    return buffer.getvalue()
+    return _without_times(buffer.getvalue())
 
 
 def decode_avif(data: bytes) -> UInt8[np.ndarray, "t h w 3"]:
@@ -48,6 +48,18 @@ def decode_avif(data: bytes) -> UInt8[np.ndarray, "t h w 3"]:
             video.seek(number)
             frames.append(np.asarray(video.convert("RGB")))
     return np.stack(frames)
+
+
+def _without_times(data: bytes) -> bytes:
+    """A sequence says in three boxes when it was made and changed (ISO/IEC 14496-12, version 1): zero, 1904."""
+    written, start = bytearray(data), data.find(b"moov")
+    if start < 0:  # a still
+        return data
+    for box in (b"mvhd", b"tkhd", b"mdhd"):
+        times = data.index(box, start) + 8  # behind version and flags
+        assert data[times - 4] == 1
+        written[times : times + 16] = bytes(16)
+    return bytes(written)
 
 
 def check_avif() -> None:

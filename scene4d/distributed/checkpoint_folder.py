@@ -12,6 +12,8 @@ leaves the old state with its files, or the new one with its own. Nothing is pic
 from __future__ import annotations
 
 import secrets
+import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -32,6 +34,8 @@ from scene4d.distributed.sharding import from_rows, local, own_rows
 STATE = "state.ckpt"
 FILES, SHAPES = "shard_files", "shard_shapes"  # in a state: file names, and shapes of split tensors by name
 SPLIT = "split_tensor"  # in the place of a split tensor: its name
+
+POLL, PATIENCE = 0.05, 60.0  # seconds
 
 Tree = Any  # plain values, lists, dictionaries and tensors
 
@@ -94,6 +98,67 @@ def write_folder(checkpoint: Mapping[str, Any], folder: Path, mesh: DeviceMesh) 
     part = Part(checkpoint, mesh, new_token())
     agree(partial(part.write, folder))
     agree(partial(part.commit, folder) if mesh.get_rank() == 0 else lambda: None)
+
+
+class BackgroundSave:
+    """Writes a checkpoint while training goes on; rank 0 completes it when the files of all ranks are there.
+
+    Args:
+        part: This rank's part.
+        folder: The checkpoint.
+        commits: Whether this rank completes it.
+    """
+
+    def __init__(self, part: Part, folder: Path, commits: bool) -> None:
+        self._part, self._folder, self._commits = part, folder, commits
+        self._error: OSError | None = None
+        self._given_up = threading.Event()
+        self._written = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="checkpoint")  # the process ends after it
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Waits until the checkpoint is complete on all ranks; every rank must call it.
+
+        Raises:
+            OSError: A rank could not write; the checkpoint before stays.
+        """
+        self._written.wait()
+        try:
+            agree(self._raise)
+        except OSError:
+            self._given_up.set()  # rank 0 would wait for a file that never comes
+            self._thread.join()
+            raise
+        self._thread.join()
+        agree(self._raise)
+
+    def _run(self) -> None:
+        try:
+            self._part.write(self._folder)
+            self._written.set()
+            if self._commits and self._all_written():
+                self._part.commit(self._folder)
+        except OSError as error:
+            self._error = error
+        finally:
+            self._written.set()
+
+    def _all_written(self) -> bool:
+        """Waits for the files of the other ranks, also beyond the end of training, but then for a limited time."""
+        ended = None
+        while not all((self._folder / name).exists() for name in self._part.files):
+            if self._given_up.wait(POLL):
+                return False
+            if not threading.main_thread().is_alive():
+                ended = ended or time.monotonic()
+                if time.monotonic() - ended > PATIENCE:
+                    return False
+        return True
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
 
 
 def new_token() -> str:

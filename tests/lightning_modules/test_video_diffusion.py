@@ -265,11 +265,11 @@ def test_the_noise_of_training_follows_seed_batch_and_rank(monkeypatch):
         found = []
         for step, micro, rank in itertools.product(range(6), range(accumulated), range(ranks)):
             trainer = SimpleNamespace(
-                accumulate_grad_batches=accumulated, global_step=step, world_size=ranks, global_rank=rank
-            )
+                accumulate_grad_batches=accumulated, global_step=step,
+                distributed_sampler_kwargs={"num_replicas": ranks, "rank": rank},
+            )  # fmt: skip
             monkeypatch.setattr(VideoDiffusion, "trainer", trainer, raising=False)
             monkeypatch.setattr(VideoDiffusion, "global_step", step, raising=False)
-            monkeypatch.setattr(VideoDiffusion, "global_rank", rank, raising=False)
             found.append(VideoDiffusion.step_generator(module, step * accumulated + micro).initial_seed())
         assert len(found) == len(set(found)) and max(found) < 2**32  # the CPU's generator reads no more
         return set(found)

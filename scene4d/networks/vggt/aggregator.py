@@ -149,8 +149,7 @@ class Aggregator(nn.Module):
         self, x: Float[Tensor, "b t v l d"], rotation: Rotation, special: int
     ) -> tuple[dict[int, Float[Tensor, "b t v p e"]], Float[Tensor, "b t v e"]]:
         b, t, v, _, _ = x.shape
-        cosine, sine = rotation
-        everywhere = cosine.repeat(v, 1, 1), sine.repeat(v, 1, 1)
+        everywhere: Rotation = (rotation[0].repeat(v, 1, 1), rotation[1].repeat(v, 1, 1))
         time = time_rotation(t, self.head_dim, self.rope_base, x.device) if self.temporal_rope else None
         layers = {}
         for k, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks)):

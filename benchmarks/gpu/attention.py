@@ -111,6 +111,9 @@ def _compiled_forms(case: Case) -> None:
 def _whole_forms(case: Case, kernels: tuple[str, ...]) -> None:
     for kernel in kernels[:2]:
         case.row(f"two dense calls, {kernel}", partial(_two_dense, case, kernel))
+    case.row(
+        f"two dense calls and their copies, {kernels[0]}", partial(_two_dense_and_copies, case, kernels[0])
+    )
     for kernel in kernels:
         case.row(f"merged, {kernel}", partial(_merged, case, kernel))
     if case.part.device.type == "cuda":
@@ -193,6 +196,21 @@ def _two_dense(case: Case, kernel: str) -> Cells:
     return _figures(case, summed[0], summed[1])
 
 
+def _two_dense_and_copies(case: Case, kernel: str) -> Cells:
+    """The same on inputs in the order of views, whose sum it returns: all that two separate layers must do."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rows = _sdpa(*(x.unflatten(1, case.grid).flatten(0, 1).flatten(1, 2) for x in (q, k, v)))
+        columns = _sdpa(
+            *(x.unflatten(1, case.grid).transpose(1, 2).flatten(0, 1).flatten(1, 2) for x in (q, k, v))
+        )
+        columns = columns.unflatten(0, (-1, case.grid[1])).unflatten(2, (case.grid[0], -1)).transpose(1, 2)
+        return rows.view_as(q) + columns.flatten(1, 3)
+
+    with _only(kernel):
+        return _both_passes(case, attend)
+
+
 def _sets_of(case: Case, batch: int, length: int) -> list[list[Tensor]]:
     return [case.tensors(3, length, batch) for _ in range(2)]
 
@@ -210,7 +228,9 @@ def _figures(case: Case, forward: Timing, both: Timing | None, compared: bool = 
     if compared:
         rows = case.part.table.rows.values()
         dense = [
-            x for x in rows if case.labels.items() <= x.items() and str(x["method"]).startswith("two dense")
+            x
+            for x in rows
+            if case.labels.items() <= x.items() and str(x["method"]).startswith("two dense calls,")
         ]
         for name in ("forward, ms", "fwd + bwd, ms"):
             found = [float(x[name]) for x in dense if isinstance(x.get(name), float)]  # type: ignore[arg-type]

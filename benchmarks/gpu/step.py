@@ -45,12 +45,13 @@ class TrainingStep:
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01)
         self.flow = RectifiedFlow("velocity", clean_references=False, shift=3.0)
         self.latents, self.mask = latents_of(TINY_LATENTS if part.tiny else LATENTS, part.device)
-        self.text = text_of(self.network, part.device)
+        self.text, self.generator = text_of(self.network, part.device), torch.Generator(part.device)
 
     def loss(self) -> Tensor:
         """The loss of a batch under autocast, as the trainer's bf16-mixed gives it."""
         with torch.autocast(self.device.type, torch.bfloat16):
-            return self.flow.loss(self.network, self.latents, self.mask, self.text).mean()
+            sigmas = self.flow.draw_sigmas(len(self.latents), self.generator)  # on the device, as VideoDiffusion
+            return self.flow.loss(self.network, self.latents, self.mask, self.text, sigmas).mean()
 
     def __call__(self, number: int) -> None:
         """Takes a step."""

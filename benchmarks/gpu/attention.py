@@ -85,15 +85,15 @@ class Case:
 
 
 def attention(part: Part) -> None:
-    """All rows: first what is quick, at every size, then what has to be compiled."""
+    """All rows; those that take longest to compile come last, except for the first size."""
     channels = 16 if part.tiny else 128
     cases = [Case(part, grid, heads, channels) for grid, heads in (TINY if part.tiny else SIZES)]
     kernels = ("cpu", "math") if part.device.type == "cpu" else CUDA_KERNELS
     few = [case for case in cases if case.heads == cases[0].heads]
+    _compiled_forms(cases[0])
     for case in few:
         _whole_forms(case, kernels)
         _parts_of_the_merged_form(case, kernels[0])
-    _compiled_forms(cases[0])
     _compiled_merge(cases[0], kernels[0])
     for case in cases:
         if case not in few:

@@ -37,12 +37,10 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
-        "--parts",
-        nargs="+",
-        choices=list(SHARES),
-        default=list(SHARES),
-        help="What is measured, in this order.",
-    )
+        "--parts", nargs="+", type=_part, default=[(name, None) for name in SHARES], metavar="PART[=SECONDS]",
+        help=f"What is measured, in this order, and for how long: {', '.join(SHARES)}.",
+    )  # fmt: skip
+    add("--rows", default="", metavar="REGEX", help="Only rows whose 'PART: NAME' matches are measured.")
     add("--folder", type=Path, default=Path("runs/gpu"), help="Where tables and profiles are written.")
     add("--seconds", type=float, default=350, help="All parts together take about so long.")
     add("--device", default="cuda", choices=["cuda", "cpu"], help="Where it is measured.")
@@ -56,10 +54,18 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def shares(parts: Sequence[str], seconds: float) -> dict[str, float]:
+def _part(text: str) -> tuple[str, float | None]:
+    name, _, seconds = text.partition("=")
+    if name not in SHARES:
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(SHARES)}")
+    return name, float(seconds) if seconds else None
+
+
+def shares(parts: Sequence[tuple[str, float | None]], seconds: float) -> dict[str, float]:
     """Seconds of every part; parts that are not measured leave theirs to the others."""
-    total = sum(SHARES[part] for part in parts)
-    return {part: seconds * 0.94 * SHARES[part] / total for part in parts}
+    total = sum(SHARES[name] for name, given in parts if given is None)
+    left = seconds * 0.94 - sum(given or 0 for _, given in parts)
+    return {name: max(left, 0) * SHARES[name] / total if given is None else given for name, given in parts}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, command: str, seconds: float) -> int:
     settings = {
         "folder": str(options.folder), "device": options.device, "tiny": options.scale == "tiny",
-        "command": command, "shares": shares(options.parts, options.seconds),
+        "command": command, "rows": options.rows, "shares": shares(options.parts, options.seconds),
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu.worker", json.dumps(settings)])
     try:

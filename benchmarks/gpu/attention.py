@@ -20,7 +20,7 @@ from benchmarks.gpu.timing import Timing, timed
 from scene4d.kernels import merging
 from scene4d.kernels.attention import KERNELS, fused_view_time_attention, view_time_mask
 from scene4d.kernels.merged_attention import PLAIN as SPLITS
-from scene4d.kernels.sequences import Grid, split_frames, split_times, split_views
+from scene4d.kernels.sequences import Grid, split_times
 
 SIZES: tuple[tuple[Grid, int], ...] = (
     ((8, 8, 144), 12), ((8, 16, 144), 12), ((8, 8, 576), 12), ((8, 8, 144), 40), ((8, 16, 144), 40), ((8, 8, 576), 40),
@@ -85,15 +85,15 @@ class Case:
 
 
 def attention(part: Part) -> None:
-    """All rows: first what is quick, at every size, then what has to be compiled."""
+    """All rows; those that take longest to compile come last, except for the first size."""
     channels = 16 if part.tiny else 128
     cases = [Case(part, grid, heads, channels) for grid, heads in (TINY if part.tiny else SIZES)]
     kernels = ("cpu", "math") if part.device.type == "cpu" else CUDA_KERNELS
     few = [case for case in cases if case.heads == cases[0].heads]
+    _compiled_forms(cases[0])
     for case in few:
         _whole_forms(case, kernels)
         _parts_of_the_merged_form(case, kernels[0])
-    _compiled_forms(cases[0])
     _compiled_merge(cases[0], kernels[0])
     for case in cases:
         if case not in few:
@@ -305,8 +305,7 @@ def _merges(case: Case, kernel: str, merges: tuple[Callable, ...]) -> Cells:
     dense, scale, grid = KERNELS[kernel], case.channels**-0.5, case.grid
     sets = case.sets(3)
     parts = [[dense.forward(*(split(x, grid) for x in inputs), scale) for split in SPLITS] for inputs in sets]
-    splits = (split_times, split_views, split_frames)
-    gradients = [[tuple(split(x, grid) for x in inputs) for split in splits] for inputs in sets]
+    gradients = [[tuple(split(x, grid) for x in case.tensors(3)) for split in SPLITS] for _ in sets]
     q, count, device = sets[0][0], len(sets), case.part.device
     forward = timed(lambda i: merges[0](iter(parts[i % count]), q, grid), device, ahead=True)
     backward = timed(lambda i: merges[1](iter(gradients[i % count]), q, grid), device, ahead=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import time
 from collections.abc import Callable
 
@@ -24,12 +25,22 @@ class Part:
         report: Where rows go.
         device: Where it is measured.
         tiny: Whether sizes are those of a rehearsal.
+        wanted: Regular expression; only rows whose "part: name" matches are measured.
 
     Attributes:
         start: When the part began, less the seconds of earlier processes.
     """
 
-    def __init__(self, name: str, seconds: float, report: Report, device: torch.device, tiny: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        seconds: float,
+        report: Report,
+        device: torch.device,
+        tiny: bool,
+        wanted: str = "",
+    ) -> None:
+        self.wanted = wanted
         self.name, self.seconds, self.report, self.device, self.tiny = name, seconds, report, device, tiny
         self.table = report.table(name)
         self.start = time.monotonic() - self.table.seconds
@@ -45,15 +56,17 @@ class Part:
         Args:
             labels: The first cells, which name the row.
             measure: Returns the other cells.
-            needs: Seconds that the row takes at least.
+            needs: Seconds that the row takes at least; below 0 it is measured in any case.
 
         Returns:
-            All cells of the row, none if it was left out.
+            All cells of the row, none if it was left out or is not wanted.
         """
         name = ", ".join(map(str, labels.values()))
         if name in self.table.rows:
             return self.table.rows[name]
-        if self.left < needs or self.left <= 0:
+        if not re.search(self.wanted, f"{self.name}: {name}"):
+            return {}
+        if needs >= 0 and self.left <= needs:
             self.table.left_out = sorted({*self.table.left_out, name})
             return {}
         self.table.rows[name] = labels | {"error": UNFINISHED}

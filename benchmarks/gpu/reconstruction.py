@@ -31,7 +31,7 @@ def reconstruction(part: Part) -> None:
         x for x in part.table.rows.values() if isinstance(x.get("peak GB"), float) and x.get("timesteps")
     ]
     if len(points) > 2:
-        part.row({"views": "fit", "timesteps": ""}, lambda: _fit(points))
+        part.row({"views": "fit", "timesteps": ""}, lambda: _fit(points), needs=-1)
 
 
 @torch.no_grad()

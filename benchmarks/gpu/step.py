@@ -50,7 +50,9 @@ class TrainingStep:
     def loss(self) -> Tensor:
         """The loss of a batch under autocast, as the trainer's bf16-mixed gives it."""
         with torch.autocast(self.device.type, torch.bfloat16):
-            sigmas = self.flow.draw_sigmas(len(self.latents), self.generator)  # on the device, as VideoDiffusion
+            sigmas = self.flow.draw_sigmas(
+                len(self.latents), self.generator
+            )  # on the device, as VideoDiffusion
             return self.flow.loss(self.network, self.latents, self.mask, self.text, sigmas).mean()
 
     def __call__(self, number: int) -> None:

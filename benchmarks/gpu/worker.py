@@ -72,7 +72,7 @@ def main(settings: str) -> None:
     report.write()
     for name, seconds in given["shares"].items():
         torch.manual_seed(0)
-        PARTS[name](Part(name, seconds, report, device, given["tiny"]))
+        PARTS[name](Part(name, seconds, report, device, given["tiny"], given["rows"]))
     report.write()
 
 

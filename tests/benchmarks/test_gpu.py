@@ -77,9 +77,24 @@ def test_no_row_begins_without_time(tmp_path):
 
 
 def test_parts_share_the_seconds():
-    shares = command_line.shares(["attention", "step"], 100)
-    assert sum(shares.values()) == pytest.approx(94)
-    assert sum(command_line.shares(list(command_line.SHARES), 350).values()) < 350
+    assert sum(command_line.shares([("attention", None), ("step", None)], 100).values()) == pytest.approx(94)
+    assert sum(command_line.shares(command_line.options_of([]).parts, 350).values()) < 350
+    given = command_line.options_of(["--parts", "step=60", "attention", "gsplat=4"]).parts
+    assert command_line.shares(given, 100) == {"step": 60, "attention": pytest.approx(30), "gsplat": 4}
+
+
+def test_an_unknown_part_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        command_line.options_of(["--parts", "training"])
+    assert "'training' is not one of attention, step" in capsys.readouterr().err
+
+
+def test_rows_by_a_regular_expression(tmp_path):
+    part = part_of(tmp_path)
+    part.wanted = "^step: (a|c), 2"
+    found = [part.row({"kind": kind, "size": size}, dict) for kind in "abc" for size in (1, 2)]
+    assert [tuple(row.values()) for row in found if row] == [("a", 2), ("c", 2)]
+    assert part.table.left_out == []
 
 
 WORKER = """

@@ -135,6 +135,11 @@ def _exchange(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tenso
     return list(received.unbind(1))
 
 
+def _group(name: str) -> dist.ProcessGroup:
+    """Operators take names, and torch offers no public way back from them."""
+    return _resolve_process_group(name)  # type: ignore[arg-type]  # a NewType of str
+
+
 @torch.library.custom_op("scene4d::view_parallel_attention", mutates_args=())
 def _forward_op(
     q: Tensor,
@@ -151,9 +156,7 @@ def _forward_op(
     grid, inputs = (views, times, tokens), [dense_last_axis(x) for x in (q, k, v)]
     kernel = chosen_kernel(backend, q, tokens)
     with torch.autocast(q.device.type, enabled=False):
-        return merge_outputs(
-            _forward_parts(inputs, grid, scale, kernel, _resolve_process_group(group)), q, grid
-        )
+        return merge_outputs(_forward_parts(inputs, grid, scale, kernel, _group(group)), q, grid)
 
 
 @_forward_op.register_fake
@@ -181,9 +184,7 @@ def _backward_op(
     grid, inputs = (views, times, tokens), [dense_last_axis(x) for x in (grad, q, k, v, out)]
     kernel = chosen_kernel(backend, q, tokens)
     with torch.autocast(q.device.type, enabled=False):
-        return merge_gradients(
-            _backward_parts(inputs, lse, grid, scale, kernel, _resolve_process_group(group)), q, grid
-        )
+        return merge_gradients(_backward_parts(inputs, lse, grid, scale, kernel, _group(group)), q, grid)
 
 
 @_backward_op.register_fake

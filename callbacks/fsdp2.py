@@ -32,34 +32,45 @@ class FSDP2(ModelParallelStrategy):
             With as many as nodes, only gradients are sent between nodes.
         background_saves: Whether checkpoints are written while training goes on. Every rank then keeps a copy of its
             part in main memory until it is written. What a run writes last it waits for.
+        views: The number of neighbouring ranks that work on one batch of the diffusion model, each on some views of
+            its grids, so that a grid's activations take less memory of each. 1 gives every rank a batch of its own.
         timeout: Time after which a rank gives up waiting for the others.
 
     Raises:
-        ValueError: `replicas` does not divide the number of ranks.
+        ValueError: `replicas` or `views` does not divide the number of ranks.
     """
 
     def __init__(
         self,
         replicas: int = 1,
+        views: int = 1,
         background_saves: bool = False,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
         super().__init__(timeout=timeout)
-        if replicas < 1:
-            raise ValueError(f"trainer.strategy: replicas must be at least 1, got {replicas}")
-        self.replicas, self.background_saves = replicas, background_saves
+        for name, count in ("replicas", replicas), ("views", views):
+            if count < 1:
+                raise ValueError(f"trainer.strategy: {name} must be at least 1, got {count}")
+        self.replicas, self.views, self.background_saves = replicas, views, background_saves
+        self.view_mesh: DeviceMesh | None = None  # the ranks that share a batch with this one
         self._saving: BackgroundSave | None = None
 
     def setup_environment(self) -> None:
         """Starts communication, and arranges the ranks in the mesh along which parameters are split."""
         ranks = self.num_nodes * self.num_processes
-        if ranks % self.replicas:
-            raise ValueError(
-                f"trainer.strategy: replicas {self.replicas} must divide the number of ranks, which is {ranks}"
-            )
+        for name, count in ("replicas", self.replicas), ("views", self.views):
+            if ranks % count:
+                raise ValueError(
+                    f"trainer.strategy: {name} {count} must divide the number of ranks, which is {ranks}"
+                )
         self._data_parallel_size, self._tensor_parallel_size = ranks, 1  # Lightning makes a mesh of its own
         super().setup_environment()
         self._device_mesh = self._mesh(ranks)
+        if self.views > 1:
+            shape = (ranks // self.views, self.views)
+            self.view_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("batch", "view"))[
+                "view"
+            ]
         assert self.lightning_module is not None
         self.lightning_module._device_mesh = self._device_mesh
 
@@ -73,7 +84,7 @@ class FSDP2(ModelParallelStrategy):
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
         """The number of ranks that read different data, and which of them this one is."""
-        return {"num_replicas": self.world_size, "rank": self.global_rank}
+        return {"num_replicas": self.world_size // self.views, "rank": self.global_rank // self.views}
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:

@@ -64,7 +64,8 @@ class SceneFolders:
     @staticmethod
     def share(trainer: L.Trainer, limit: int) -> int:
         """How many of the first `limit` scenes are this rank's, which come to the ranks in turn."""
-        return max(0, -(-(limit - trainer.global_rank) // trainer.world_size))
+        place = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}  # ranks may share scenes
+        return max(0, -(-(limit - place["rank"]) // place["num_replicas"]))
 
     def next(self, trainer: L.Trainer, key: str) -> Path:
         """The folder of one more scene.

@@ -28,6 +28,7 @@ from lightning_modules.step_watch import StepWatch
 from scene4d.distributed.checkpointing import Checkpointing, checkpoint_blocks
 from scene4d.distributed.compiling import compile_blocks
 from scene4d.distributed.fsdp import is_sharding, shard_blocks
+from scene4d.distributed.view_parallel import split_views
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
 from scene4d.networks.deferred import deferred_weights, fill
@@ -147,6 +148,9 @@ class Training(L.LightningModule):
         if is_sharding(mesh := self.device_mesh):
             half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             shard_blocks(network, mesh, half)
+            if (sharing := getattr(self.trainer.strategy, "view_mesh", None)) is not None:
+                assert isinstance(network, nn.Module)
+                split_views(network, sharing)
             if files := getattr(network, "deferred", {}):
                 assert isinstance(network, nn.Module)
                 fill(network, files, self.trainer.strategy.root_device)

@@ -3,7 +3,7 @@
     python tests/sharded_cases.py FOLDER CASE [CASE ...]
 
 Every case is a JSON object: module, strategy, steps, and options of the module. Rank 0 writes the losses of all steps,
-means over the batches of a step, into `FOLDER/NAME.json`.
+means over the batches of a step, into `FOLDER/NAME.json`, with the figures of the whole training.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from textured_wall import make_batch, make_network
 import callbacks  # noqa: F401 - registers fsdp2
 from callbacks.checkpoint_files import WholeCheckpoints
 from callbacks.ema import ExponentialMovingAverage
+from callbacks.fsdp2 import FSDP2
 from lightning_modules import GaussianReconstruction, VideoDiffusion
 from scene4d.diffusion.rectified_flow import RectifiedFlow
 from scene4d.distributed.agreement import from_all_ranks
@@ -95,26 +96,39 @@ def module(kind, options):
     )
 
 
-def run(folder, ranks, name, kind, strategy, steps, clip=0.05, resumed=None, saved=None, **options):
+def run(
+    folder, ranks, name, kind, strategy, steps, clip=0.05, resumed=None, saved=None, views=1, sampled=False, **options
+):  # fmt: skip
     losses, average = Losses(), ExponentialMovingAverage(0.5)
     trainer = L.Trainer(
-        default_root_dir=folder, max_steps=steps, accelerator="cpu", devices=ranks, strategy=strategy,
+        default_root_dir=folder, max_steps=steps, accelerator="cpu", devices=ranks,
+        strategy=strategy if views == 1 else FSDP2(views=views),
         callbacks=[losses, average], enable_progress_bar=False, enable_model_summary=False, logger=False,
         plugins=[LightningEnvironment(), WholeCheckpoints()], enable_checkpointing=False,
-        use_distributed_sampler=False, accumulate_grad_batches=GLOBAL // ranks, gradient_clip_val=clip,
+        use_distributed_sampler=False, accumulate_grad_batches=GLOBAL * views // ranks, gradient_clip_val=clip,
     )  # fmt: skip
     made = module(kind, options)
     made.hparams.clear()  # those of a config are plain values; functions are not
     trainer.fit(made, Batches(grid if kind == "diffusion" else scene, trainer), ckpt_path=resumed)
     if saved:
         trainer.save_checkpoint(folder / saved)
+    sample = made.generator(grid(99)).images.flatten()[::97].tolist() if sampled else []
+    figures = made.figures.take()
     averages = {name: gather(value) for name, value in average.current().items()}
     weights = [gather(x) for x in (*made.parameters(), *averages.values())]
     if trainer.is_global_zero:
         digest = sha256(b"".join(x.numpy().tobytes() for x in weights)).hexdigest()
         norm = float(torch.stack([x.double().norm() for x in averages.values()]).norm())
         (folder / f"{name}.json").write_text(
-            json.dumps({"losses": losses.losses, "averages": norm, "digest": digest})
+            json.dumps(
+                {
+                    "losses": losses.losses,
+                    "averages": norm,
+                    "digest": digest,
+                    "figures": figures,
+                    "sample": sample,
+                }
+            )  # fmt: skip
         )
 
 

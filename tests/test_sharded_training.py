@@ -17,15 +17,20 @@ STEPS = 20
 
 def train(ranks, folder, *cases):
     """Runs the cases of `sharded_cases.py` on so many ranks, one after the other."""
+    started(ranks, folder, [str(ROOT / "tests/sharded_cases.py"), str(folder), *map(json.dumps, cases)])
+
+
+def started(ranks, folder, line):
+    """Runs a script as so many ranks, in a folder."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0",
               "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # fmt: skip
-    line = [sys.executable, str(ROOT / "tests/sharded_cases.py"), str(folder), *map(json.dumps, cases)]
     processes = [
         subprocess.Popen(
-            line, cwd=folder, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, *line], cwd=folder,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(ranks)

@@ -13,6 +13,7 @@ from scene4d.distributed.compiling import HasBlocks
 Checkpointing = Literal["none", "full", "selective"]
 KEPT = (  # operators by name, so that nothing has to be imported
     "scene4d::fused_view_time_attention",
+    "scene4d::view_parallel_attention",
     "scene4d::dense_attention",
     "aten::_scaled_dot_product_flash_attention_for_cpu",
     "aten::_scaled_dot_product_flash_attention",

@@ -63,10 +63,8 @@ def fused_view_time_attention(
         ValueError: Shapes or dtypes of q, k, v differ, l is not V T S, the backend is unknown, or it does not take
             their device, dtype or number of channels.
     """
-    device = q.device.type
-    if device in AUTOCAST and torch.is_autocast_enabled(device):
-        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
-    _check(q, k, v, grid, backend)
+    q, k, v = autocast_inputs(q, k, v)
+    check_inputs(q, k, v, grid, backend)
     views, times, tokens = grid
     if (views == 1 or times == 1) and backend != "math":
         if q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
@@ -95,7 +93,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float | None, mask: Tensor | 
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
-def _kernel(backend: str, q: Tensor, tokens: int) -> DenseKernel:
+def chosen_kernel(backend: str, q: Tensor, tokens: int) -> DenseKernel:
     """The dense kernel of a backend. Asked inside the operators, for what is compiled cannot ask for the card."""
     if backend != "auto":
         return KERNELS[backend]
@@ -108,7 +106,21 @@ def _kernel(backend: str, q: Tensor, tokens: int) -> DenseKernel:
     return next(kernel for kernel in (*liked, FLASH, EFFICIENT, MATH) if not kernel.refusal(q))
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int], backend: str) -> None:
+def autocast_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Casts as SDPA does: under autocast to its dtype, otherwise not."""
+    device = q.device.type
+    if device in AUTOCAST and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        return q.to(dtype), k.to(dtype), v.to(dtype)
+    return q, k, v
+
+
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int], backend: str) -> None:
+    """Refuses what `fused_view_time_attention` does not take.
+
+    Raises:
+        ValueError: See there.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r} is not one of {', '.join(BACKENDS)}")
     if len(grid) != 3 or min(grid) < 1:
@@ -131,7 +143,7 @@ def _forward_op(
     q: Tensor, k: Tensor, v: Tensor, views: int, times: int, tokens: int, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(q.device.type, enabled=False):
-        return merged_forward(q, k, v, (views, times, tokens), scale, _kernel(backend, q, tokens))
+        return merged_forward(q, k, v, (views, times, tokens), scale, chosen_kernel(backend, q, tokens))
 
 
 @_forward_op.register_fake
@@ -156,7 +168,7 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(q.device.type, enabled=False):
         grid = (views, times, tokens)
-        return merged_backward(grad, q, k, v, out, lse, grid, scale, _kernel(backend, q, tokens))
+        return merged_backward(grad, q, k, v, out, lse, grid, scale, chosen_kernel(backend, q, tokens))
 
 
 @_backward_op.register_fake

@@ -37,7 +37,7 @@ def merged_forward(
     Returns:
         Output `b l h d` in the dtype of q, and lse `b l h` in float32 (float64 for float64); contiguous.
     """
-    inputs = [_dense_last_axis(x) for x in (q, k, v)]
+    inputs = [dense_last_axis(x) for x in (q, k, v)]
     parts = (kernel.forward(*split(inputs, grid), scale) for split in SPLITS)
     return merge_outputs(parts, q, grid)
 
@@ -54,7 +54,7 @@ def merged_backward(
     kernel: DenseKernel,
 ) -> Gradients:
     """Gradients of q, k and v, each `b l h d`, contiguous; arguments as given to and by `merged_forward`."""
-    inputs = [_dense_last_axis(x) for x in (grad, q, k, v, out)]
+    inputs = [dense_last_axis(x) for x in (grad, q, k, v, out)]
     parts = (
         kernel.backward(*split(inputs, grid), split_lse(lse, grid), scale)
         for split, split_lse in zip(SPLITS, PLAIN)
@@ -75,6 +75,6 @@ SPLITS = (reorder, _inside_views, _inside_frames)
 PLAIN = (split_times, split_views, split_frames)
 
 
-def _dense_last_axis(x: Tensor) -> Tensor:
+def dense_last_axis(x: Tensor) -> Tensor:
     """The kernels step through channels one by one; an expanded gradient does not."""
     return x if x.stride(-1) == 1 else x.contiguous()

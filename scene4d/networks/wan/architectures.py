@@ -31,10 +31,12 @@ class Architecture(Protocol):
     Attributes:
         new: Regular expressions of the names of parameters that the base does not have.
         trainable: Regular expressions of the names of parameters that train by default.
+        splits_views: Whether ranks may have a part of a grid's views each.
     """
 
     new: ClassVar[Sequence[str]]
     trainable: ClassVar[Sequence[str]]
+    splits_views: ClassVar[bool]
 
     def install(self, base: WanBase) -> None:
         """Replaces layers of the base; its weights keep their names and values."""
@@ -54,6 +56,7 @@ class Fused:
     backend: str = "auto"
     new: ClassVar[Sequence[str]] = ()
     trainable: ClassVar[Sequence[str]] = (r"\.attn1\.",)
+    splits_views: ClassVar[bool] = True
 
     def install(self, base: WanBase) -> None:
         """Replaces the self-attention and the positions."""
@@ -76,6 +79,7 @@ class Sequential:
     backend: str = "auto"
     new: ClassVar[Sequence[str]] = (r"\.attn_view\.", r"\.project_view\.")
     trainable: ClassVar[Sequence[str]] = (r"\.attn1\.", r"\.attn_view\.", r"\.project_view\.")
+    splits_views: ClassVar[bool] = False
 
     def install(self, base: WanBase) -> None:
         """Replaces the blocks and the positions."""
@@ -98,6 +102,7 @@ class Parallel:
     backend: str = "auto"
     new: ClassVar[Sequence[str]] = (r"\.synchronize_(rows|columns)\.",)
     trainable: ClassVar[Sequence[str]] = (r"\.attn1\.", r"\.synchronize_(rows|columns)\.")
+    splits_views: ClassVar[bool] = False
 
     def install(self, base: WanBase) -> None:
         """Replaces the blocks and the positions."""

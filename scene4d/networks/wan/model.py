@@ -18,6 +18,7 @@ from diffusers import WanTransformer3DModel
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from scene4d.distributed.view_parallel import ViewPart
 from scene4d.networks.deferred import Place, weights_are_deferred
 from scene4d.networks.pretrained import load_weights
 from scene4d.networks.sizes import refuse_size
@@ -147,6 +148,11 @@ class WanGridTransformer(nn.Module):
         return self.base.config.in_channels
 
     @property
+    def splits_views(self) -> bool:
+        """Whether ranks may have a part of a grid's views each; see `scene4d.distributed.view_parallel`."""
+        return self.architecture.splits_views
+
+    @property
     def default_trainable(self) -> Sequence[str]:
         """Regular expressions of the names of parameters that train by default."""
         if self.adapter is None:
@@ -171,6 +177,7 @@ class WanGridTransformer(nn.Module):
         text: Float[Tensor, "b l d"] | None = None,
         references: Float[Tensor, "b v n z y x"] | None = None,
         reference_mask: Bool[Tensor, "b v n"] | None = None,
+        part: ViewPart | None = None,
     ) -> Float[Tensor, "b v n z y x"]:
         """Predicts velocity (or data, as the objective reads it) for every latent of the grid.
 
@@ -180,6 +187,7 @@ class WanGridTransformer(nn.Module):
             text: Caption embedding, at most `text_length` tokens; zeros at padding. None means no caption.
             references: Clean latents; only those under `reference_mask` are used.
             reference_mask: True where the latent is given.
+            part: Which views of a grid these are, if other ranks have the others (`splits_views`).
 
         Raises:
             ValueError: A size is not divisible by the patch, latents or captions have another number of channels
@@ -190,7 +198,7 @@ class WanGridTransformer(nn.Module):
         self._check(latents, text)
         base, text = self.base, self._padded(text)
         with self._autocast(latents.device):
-            positions = base.rope(latents)
+            positions = base.rope(latents, part)
             tokens = base.patch_embedding(latents, references, reference_mask)
             time, modulation, text, _ = base.condition_embedder(sigmas * 1000, text)
             tokens = self._attend(tokens, text, modulation.unflatten(1, (6, -1)), positions)

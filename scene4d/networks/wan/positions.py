@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from scene4d.distributed.view_parallel import ViewPart
 
 Grid = tuple[int, int, int]
 Places = Int[Tensor, "v t"]  # one object, so that jsonargparse sees that classes fulfil the protocol
@@ -24,11 +26,13 @@ class GridPositions:
         cosine: Cosines of the rotation angles.
         sine: Sines of the rotation angles, negated at the first channel of every pair.
         grid: (V, T, S), the numbers of views, of latent frames per view, and of tokens per latent frame.
+        part: Which views of a whole grid these are, of which other ranks have the others; None if they are all.
     """
 
     cosine: Float[Tensor, "1 l 1 d"]
     sine: Float[Tensor, "1 l 1 d"]
     grid: Grid
+    part: ViewPart | None = None
 
 
 @dataclass(frozen=True)
@@ -118,15 +122,22 @@ class GridRotaryEmbedding(nn.Module):
         self.dims = (head_dim - 2 * space, space, space)
         self.patch_size, self.positions, self.theta = tuple(patch_size), positions, theta
 
-    def forward(self, latents: Float[Tensor, "b v n z y x"]) -> GridPositions:
+    def forward(self, latents: Float[Tensor, "b v n z y x"], part: ViewPart | None = None) -> GridPositions:
         """Returns the positions of all tokens of a grid; only its shape and device are looked at.
+
+        Args:
+            latents: The grid, or some of its views.
+            part: Which views of the grid these are; None if they are all.
 
         Raises:
             ValueError: The grid is too large for `positions`.
         """
+        views, times = self.frames(latents)
         with latents.device:  # a copy from the CPU would wait until the GPU has done all that is queued
-            places = self.positions.places(*self.frames(latents))
-        return self.table(latents, places)
+            places = self.positions.places(views if part is None else views * part.ranks, times)
+        if part is None:
+            return self.table(latents, places)
+        return replace(self.table(latents, part.of(places[None])[0]), part=part)
 
     def frames(self, latents: Float[Tensor, "b v n z y x"]) -> tuple[int, int]:
         """Returns the numbers of views and of tokens along time."""
@@ -156,8 +167,11 @@ class GridRotaryEmbedding(nn.Module):
 class RowColumnRotaryEmbedding(GridRotaryEmbedding):
     """Wan's rotary embedding of the rows and of the columns of a grid, each counted from 0 as the base counts."""
 
-    def forward(self, latents: Float[Tensor, "b v n z y x"]) -> RowColumnPositions:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, latents: Float[Tensor, "b v n z y x"], part: ViewPart | None = None
+    ) -> RowColumnPositions:
         """Returns the positions of one row and of one column; only shape and device of the grid are looked at."""
+        assert part is None, "columns are whole: these architectures do not split views"
         views, times = self.frames(latents)
         numbers = (torch.arange(n, device=latents.device)[None] for n in (times, views))
         row, column = (self.table(latents, places) for places in numbers)

@@ -42,6 +42,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SwitchType=switch/none
 SelectType=select/cons_tres
+GresTypes=gpu
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 SlurmctldPort=$(free_port)
@@ -60,11 +61,13 @@ MinJobAge=300
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
-NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=4 RealMemory=$memory State=UNKNOWN
-NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=4 RealMemory=$memory State=UNKNOWN
-PartitionName=low Nodes=n1,n2 Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=60 State=UP
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=4 RealMemory=$memory Gres=gpu:8 State=UNKNOWN
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=4 RealMemory=$memory Gres=gpu:8 State=UNKNOWN
+PartitionName=low Nodes=n1,n2 Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=120 State=UP
 PartitionName=high Nodes=n1,n2 MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF State=UP
 CONF
+    touch "$S"/gpu{0..7} # the jobs compute on the CPU
+    echo "Name=gpu File=$S/gpu[0-7]" > "$S/gres.conf"
     wait_for "no answer of munged" munge --socket="$S/munge/socket" -n
     slurmctld -f "$SLURM_CONF"
     slurmd -f "$SLURM_CONF" -N n1

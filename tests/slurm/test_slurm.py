@@ -1,0 +1,181 @@
+"""A real SLURM cluster of two nodes: a training that is stopped in every way repeats an uninterrupted one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow  # minutes
+ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
+SHORT = ("--nodes", "2", "--ntasks-per-node", "1", "--gpus-per-node", "1", "--cpus-per-task", "1")
+STRATEGIES = {
+    "ddp": ("configs/trainer/cpu.yaml", "--trainer.strategy", "ddp")
+}  # config of the machine, options
+# when the job is to wait for a signal, by its number of restarts; its first start waits within the imports
+MOMENTS = {"1": ["train", 3], "2": ["val", 5], "3": ["train", 7]}
+
+
+def until(happened, what, seconds=120):
+    """Waits, at most so many seconds; returns what has happened."""
+    deadline = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < deadline, f"after {seconds} s: {what()}"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """Runs a command of SLURM and returns what it prints."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start the daemons of SLURM")
+    search = os.environ["PATH"] + ":/usr/sbin"
+    if missing := [name for name in DAEMONS if shutil.which(name, path=search) is None]:
+        pytest.skip(f"{', '.join(missing)} not found: apt-get install slurm-wlm munge")
+    folder = tmp_path_factory.mktemp("slurm")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    environment |= {"PATH": search, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def run(*command, **more):
+        more = {name: str(value) for name, value in more.items()}
+        done = subprocess.run(
+            command, env=environment | more, cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    try:
+        run("bash", str(HERE / "cluster.sh"), "up", str(folder))
+        yield run
+    finally:
+        run("bash", str(HERE / "cluster.sh"), "down", str(folder))
+
+
+class Job:
+    """A training of two nodes, by the project's own template."""
+
+    def __init__(self, slurm, root, strategy, moments, **environment):
+        self.slurm, self.root = slurm, root
+        root.mkdir(exist_ok=True)
+        (root / "moments.json").write_text(json.dumps(moments))
+        machine, *options = STRATEGIES[strategy]
+        environment |= {
+            "CONFIG": "tests/slurm/tiny.yaml", "TRAINER": machine, "PYTHON": sys.executable,
+            "PYTHONPATH": f"{ROOT}:{HERE}:{HERE / 'start'}", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": 1, "NUMBA_NUM_THREADS": 1,
+        }  # fmt: skip
+        arguments = ("slurm/nodes.sbatch", *options, "--trainer.default_root_dir", str(root))
+        self.id = slurm(
+            "sbatch", "--parsable", *SHORT, "--output", str(root / "out"), *arguments, **environment
+        ).strip()
+
+    def state(self):
+        fields = self.slurm("scontrol", "show", "job", "--oneliner", self.id).split()
+        return dict(field.split("=", 1) for field in fields if "=" in field)
+
+    def told(self):
+        """What the job has printed."""
+        return (self.root / "out").read_text() if (self.root / "out").exists() else "nothing printed"
+
+    def waits(self, *names):
+        """Until these files are there."""
+        until(lambda: all((self.root / name).exists() for name in names), self.told)
+
+    def restarted(self, times):
+        """Until the job has been put back into the queue so many times."""
+        until(lambda: self.state()["Restarts"] == str(times), self.told)
+
+    def done(self):
+        """Until it has ended, well."""
+        until(lambda: self.state()["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), self.told)
+        assert self.state()["JobState"] == "COMPLETED", self.told()
+
+
+def records(root, key):
+    """What the ranks have written down, of each rank in its order."""
+    files = [root / f"rank_{rank}.jsonl" for rank in range(2)]
+    lines = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    return [[line for line in rank if key in line] for rank in lines]
+
+
+def without_restart(lines):
+    return [{name: value for name, value in line.items() if name != "restart"} for line in lines]
+
+
+@pytest.fixture(scope="module", params=list(STRATEGIES))
+def runs(slurm, tmp_path_factory, request):
+    """The folders of a run that was left alone and of one that was stopped four times, and what the latter printed."""
+    root = tmp_path_factory.mktemp(request.param)
+    stopped = Job(
+        slurm, root / "stopped", request.param, MOMENTS, WAIT_IN_IMPORTS=root / "stopped" / "imports"
+    )
+    stopped.waits("imports_0", "imports_1")
+    slurm("scancel", "--signal=USR1", stopped.id)
+    stopped.restarted(1)
+    whole = Job(slurm, root / "whole", request.param, {})
+    for restart in (1, 2, 3):
+        stopped.waits(f"waits_{restart}_0", f"waits_{restart}_1")
+        end = ("scontrol", "requeue") if restart == 3 else ("scancel", "--signal=USR1")
+        slurm(*end, stopped.id)
+        stopped.restarted(restart + 1)
+    stopped.done()
+    whole.done()
+    return whole.root, stopped.root, stopped.told()
+
+
+def test_losses_and_samples_are_those_of_the_run_that_was_left_alone(runs):
+    whole, stopped, _ = runs
+    for expected, found in zip(records(whole, "step"), records(stopped, "step")):
+        assert [line["step"] for line in expected] == [line["step"] for line in found] == [*range(1, 11)]
+        assert without_restart(found) == without_restart(expected)
+        assert len({str(line["keys"]) for line in expected}) > 5  # samples that could differ
+    one, other = (load_file(root / "diffusion.safetensors") for root in (whole, stopped))
+    assert one and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_start_goes_on_at_the_next_step(runs):
+    _, stopped, told = runs
+    for rank in records(stopped, "step"):
+        steps = {restart: [x["step"] for x in rank if x["restart"] == restart] for restart in "01234"}
+        assert steps == {"0": [], "1": [1, 2, 3, 4], "2": [5], "3": [6, 7, 8], "4": [9, 10]}
+    for rank in records(stopped, "validates"):
+        assert {line["validates"] for line in rank if line["restart"] == "2"} == {5}
+        complete = [line for line in rank if line["restart"] == "3"]
+        assert len(complete) == 4 and {line["validates"] for line in complete} == {
+            5
+        }  # it is repeated as a whole
+    assert "SIGUSR1: stopped before the first step" in told
+    assert "SIGUSR1: stopped after step 4" in told and "SIGUSR1: stopped after step 5" in told
+    assert "SIGTERM: stopped after step 8" in told and told.count("goes back to the queue") == 3
+    assert "Traceback" not in told
+
+
+def test_tasks_of_an_array_share_the_shards_and_one_that_is_requeued_makes_the_rest(slurm, tmp_path):
+    """Latents of eight shards by two tasks; the first one is told that its time is up."""
+    shards = sorted((ROOT / "assets/small/shards").glob("*-val-*.tar"))
+    assert len(shards) > 2
+    arguments = [str(shard) for shard in shards] + [
+        "--output",
+        str(tmp_path / "latents"),
+        "--config",
+        "configs/latents/small.yaml",
+    ]
+    array = slurm(
+        "sbatch", "--parsable", "--array=0-1", "--gpus", "0", "--cpus-per-task", "1", "--output", str(tmp_path / "%a"),
+        "slurm/caches.sbatch", "latents", *arguments, DEVICE="cpu", PYTHON=sys.executable, PYTHONPATH=ROOT,
+    ).strip()  # fmt: skip
+    printed = lambda: "".join(path.read_text() for path in tmp_path.glob("[01]"))  # noqa: E731
+    until(lambda: list(tmp_path.glob("latents/*.tar")), printed)
+    slurm("scancel", "--signal=USR1", "--batch", f"{array}_0")
+    until(lambda: "REQUEUE" in printed(), printed)
+    until(lambda: not slurm("squeue", "-h", "-j", array).strip(), printed)
+    assert {path.name for path in tmp_path.glob("latents/*.tar")} == {shard.name for shard in shards}
+    assert "exist already" in printed()

@@ -48,17 +48,23 @@ class _Interruption:
     def handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:
             return
+        first = asked() is None
         self.count, self.signum = self.count + 1, self.signum or signum
         signal.signal(
             signal.SIGINT, signal.SIG_DFL
         )  # a second Ctrl-C ends at once, whatever the process does
-        if not self.deferred:
-            raise Interrupted(self.signum)
-        if self.count == 1:
+        if not (self.deferred or (signum == WARNING and _is_blocked())):
+            _end(self.signum)
+        if first:
             log.info("%s: stops after this step; Ctrl-C ends at once", signal.Signals(signum).name)
 
 
 _state = _Interruption()
+
+
+def _is_blocked() -> bool:
+    """Whether SIGUSR1 waits in this thread; one that does not block it may have received it in its place."""
+    return WARNING in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def stop_by_signal() -> None:
@@ -87,7 +93,7 @@ def defer(deferred: bool) -> None:
     """
     _state.deferred = deferred
     if not deferred and _state.signum is not None:
-        raise Interrupted(_state.signum)
+        _end(_state.signum)
     if _state.process is not None:  # otherwise nothing handles it
         signal.pthread_sigmask(signal.SIG_BLOCK if deferred else signal.SIG_UNBLOCK, {WARNING})
 
@@ -96,6 +102,7 @@ def outlive_warning() -> None:
     """From now on SIGUSR1 has no effect: what is left of the run is shorter than to come back for it."""
     if _state.process is not None:
         signal.signal(WARNING, signal.SIG_IGN)
+        _state.signum = None if _state.signum == WARNING else _state.signum
 
 
 def stop(after: int | None = None) -> NoReturn:
@@ -107,7 +114,14 @@ def stop(after: int | None = None) -> NoReturn:
     Raises:
         Interrupted: Always.
     """
-    raise Interrupted(asked() or signal.SIGTERM, after)
+    _end(asked() or signal.SIGTERM, after)
+
+
+def _end(signum: int, after: int | None = None) -> NoReturn:
+    """Raises `Interrupted`, in whose place torch would raise that a DataLoader's worker has ended, too."""
+    if _state.process is not None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    raise Interrupted(signum, after)
 
 
 def wait_for_another(seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,21 @@ SHORT = ("--nodes", "2", "--ntasks-per-node", "1", "--gpus-per-node", "1", "--cp
 STRATEGIES = {
     "ddp": ("configs/trainer/cpu.yaml", "--trainer.strategy", "ddp")
 }  # config of the machine, options
-# when the job is to wait for a signal, by its number of restarts; its first start waits within the imports
+# when the job waits to be stopped, by its number of restarts, and how; its first start waits within its imports
 MOMENTS = {"1": ["train", 3], "2": ["val", 5], "3": ["train", 7]}
+WARNED = ("scancel", "--signal=USR1", "{job}")  # as SLURM does before the time limit
+PREEMPTED = (
+    "sbatch",
+    *SHORT,
+    "--partition",
+    "high",
+    "--exclusive",
+    "--output",
+    "/dev/null",
+    "--wrap",
+    "true",
+)
+ENDS = (WARNED, WARNED, PREEMPTED, ("scontrol", "requeue", "{job}"))
 
 
 def until(happened, what, seconds=120):
@@ -118,13 +132,12 @@ def runs(slurm, tmp_path_factory, request):
         slurm, root / "stopped", request.param, MOMENTS, WAIT_IN_IMPORTS=root / "stopped" / "imports"
     )
     stopped.waits("imports_0", "imports_1")
-    slurm("scancel", "--signal=USR1", stopped.id)
+    slurm(*(part.format(job=stopped.id) for part in ENDS[0]))
     stopped.restarted(1)
     whole = Job(slurm, root / "whole", request.param, {})
     for restart in (1, 2, 3):
         stopped.waits(f"waits_{restart}_0", f"waits_{restart}_1")
-        end = ("scontrol", "requeue") if restart == 3 else ("scancel", "--signal=USR1")
-        slurm(*end, stopped.id)
+        slurm(*(part.format(job=stopped.id) for part in ENDS[restart]))
         stopped.restarted(restart + 1)
     stopped.done()
     whole.done()
@@ -153,29 +166,29 @@ def test_every_start_goes_on_at_the_next_step(runs):
             5
         }  # it is repeated as a whole
     assert "SIGUSR1: stopped before the first step" in told
-    assert "SIGUSR1: stopped after step 4" in told and "SIGUSR1: stopped after step 5" in told
+    assert "SIGUSR1: stopped after step 4" in told and "SIGTERM: stopped after step 5" in told
     assert "SIGTERM: stopped after step 8" in told and told.count("goes back to the queue") == 3
     assert "Traceback" not in told
 
 
 def test_tasks_of_an_array_share_the_shards_and_one_that_is_requeued_makes_the_rest(slurm, tmp_path):
-    """Latents of eight shards by two tasks; the first one is told that its time is up."""
-    shards = sorted((ROOT / "assets/small/shards").glob("*-val-*.tar"))
-    assert len(shards) > 2
-    arguments = [str(shard) for shard in shards] + [
-        "--output",
-        str(tmp_path / "latents"),
-        "--config",
-        "configs/latents/small.yaml",
-    ]
+    """Latents of the held-out shards by two tasks; the first one is told that its time is up."""
+    shards, made = sorted((ROOT / "assets/small/shards").glob("*-val-*.tar")), tmp_path / "latents"
     array = slurm(
-        "sbatch", "--parsable", "--array=0-1", "--gpus", "0", "--cpus-per-task", "1", "--output", str(tmp_path / "%a"),
-        "slurm/caches.sbatch", "latents", *arguments, DEVICE="cpu", PYTHON=sys.executable, PYTHONPATH=ROOT,
+        "sbatch", "--parsable", "--array=0-1", "--gpus", "0", "--cpus-per-task", "1", "--mem", "1G",
+        "--output", str(tmp_path / "task_%a"), "slurm/caches.sbatch", "latents", *map(str, shards),
+        "--output", str(made), "--config", "configs/latents/small.yaml",
+        DEVICE="cpu", PYTHON=sys.executable, PYTHONPATH=ROOT, OMP_NUM_THREADS=1,
     ).strip()  # fmt: skip
-    printed = lambda: "".join(path.read_text() for path in tmp_path.glob("[01]"))  # noqa: E731
-    until(lambda: list(tmp_path.glob("latents/*.tar")), printed)
+
+    def told():
+        return "\n".join(path.read_text() for path in sorted(tmp_path.glob("task_*")))
+
+    until(lambda: list(made.glob("*.tar")) or "Error" in told(), told)
     slurm("scancel", "--signal=USR1", "--batch", f"{array}_0")
-    until(lambda: "REQUEUE" in printed(), printed)
-    until(lambda: not slurm("squeue", "-h", "-j", array).strip(), printed)
-    assert {path.name for path in tmp_path.glob("latents/*.tar")} == {shard.name for shard in shards}
-    assert "exist already" in printed()
+    until(lambda: "DUE TO JOB REQUEUE" in told(), told)
+    until(lambda: not slurm("squeue", "--noheader", "--jobs", array).strip(), told)
+    assert {path.name for path in made.glob("*.tar")} == {shard.name for shard in shards}
+    assert re.search(r"shards, [1-9] exist already", told()), told()
+    parts = {path.name for path in made.glob("reports/*-part-*")}
+    assert parts == {"latents-part-0-of-2.json", "latents-part-1-of-2.json"}

@@ -48,9 +48,10 @@ def wait_until_it_is_there() -> None:
         time.sleep(0.01)
 
 
-def forget_warning() -> None:
-    """Takes a SIGUSR1 that waits: the program would have ended."""
+def start_anew() -> None:
+    """As in a new process, which has received nothing yet."""
     signal.sigtimedwait({signal.SIGUSR1}, 0)
+    stop_by_signal()
 
 
 class Line(L.LightningModule):
@@ -90,7 +91,7 @@ def handlers():
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     stop_by_signal()
     yield
-    forget_warning()
+    start_anew()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for signum, handler in before.items():
         signal.signal(signum, handler)
@@ -160,8 +161,7 @@ def test_a_signal_ends_with_its_status_and_the_run_goes_on_exactly(
     )  # within a validation each rank ends alone
     saved = state(last(tmp_path))
     assert saved["global_step"] == step and saved["callbacks"]["LastCheckpoint"]["validation_due"] == due
-    forget_warning()
-    stop_by_signal()
+    start_anew()
     trainer, model = fit(tmp_path, resume=last(tmp_path))
     assert trainer.global_step == trainer.max_steps == 8
     assert model.validated == [k for k in (4, 8) if k > step or (due and k == step)]
@@ -175,15 +175,14 @@ def test_a_warning_during_the_start_ends_the_run_before_its_first_step(tmp_path,
     with pytest.raises(Interrupted) as end:
         fit(tmp_path / "new", at=None, more=[Warned()])
     assert (end.value.code, end.value.after) == (138, 0) and not (tmp_path / "new/checkpoints").exists()
-    forget_warning()
-    stop_by_signal()
+    start_anew()
     fit(tmp_path, steps=3)
+    start_anew()
     before = last(tmp_path).read_bytes()
     with pytest.raises(Interrupted) as end:
         fit(tmp_path, resume=last(tmp_path), more=[Warned()])
     assert end.value.after == 0 and last(tmp_path).read_bytes() == before
-    forget_warning()
-    stop_by_signal()
+    start_anew()
     same_weights(fit(tmp_path, resume=last(tmp_path))[1], whole[1])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -9,14 +10,14 @@ import lightning as L
 
 from scene4d.interruption import asked
 
-RESTART = os.environ.get("SLURM_RESTART_COUNT", "0")
+RESTART = os.environ.get("SLURM_RESTART_COUNT") or os.environ.get("TORCHELASTIC_RESTART_COUNT") or "0"
 
 
 class Recorder(L.Callback):
     """Appends step, loss and keys to `rank_R.jsonl` in the run's folder.
 
     `moments.json` beside it, {"1": ["train", 3]} for example, lets the run wait for a signal in its step 3 after the
-    first restart; "val" is a validation at that step.
+    first restart; "val" is a validation at that step, and "kill" kills rank 1.
     """
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -41,7 +42,10 @@ class Recorder(L.Callback):
 
     def wait(self, what, trainer):
         folder = Path(trainer.default_root_dir)
-        if json.loads((folder / "moments.json").read_text()).get(RESTART) != [what, trainer.global_step]:
+        moment = json.loads((folder / "moments.json").read_text()).get(RESTART)
+        if moment == ["kill", trainer.global_step] and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if moment != [what, trainer.global_step]:
             return
         (folder / f"waits_{RESTART}_{trainer.global_rank}").touch()
         deadline = time.monotonic() + 60

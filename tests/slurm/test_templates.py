@@ -1,4 +1,4 @@
-"""The scripts of slurm/, with programs in the place of SLURM's that note their arguments, and the commands of the docs."""
+"""The scripts of slurm/, with programs in place of SLURM's that note their arguments, and the commands of the docs."""
 
 import os
 import re

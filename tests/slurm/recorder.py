@@ -48,7 +48,7 @@ class Recorder(L.Callback):
         if moment != [what, trainer.global_step]:
             return
         (folder / f"waits_{RESTART}_{trainer.global_rank}").touch()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while asked() is None:
             assert time.monotonic() < deadline, "no signal has come"
             time.sleep(0.05)

@@ -37,7 +37,7 @@ PREEMPTED = (
 ENDS = (WARNED, WARNED, PREEMPTED, ("scontrol", "requeue", "{job}"))
 
 
-def until(happened, what, seconds=120):
+def until(happened, what, seconds=240):
     """Waits, at most so many seconds; returns what has happened."""
     deadline = time.monotonic() + seconds
     while not (found := happened()):

@@ -14,7 +14,7 @@ class _Wait:
         if name == "lightning":
             sys.meta_path.remove(self)
             open(f"{os.environ['WAIT_IN_IMPORTS']}_{os.environ['SLURM_PROCID']}", "w").close()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while signal.SIGUSR1 not in signal.sigpending() and time.monotonic() < deadline:
                 time.sleep(0.05)
 

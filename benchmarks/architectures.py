@@ -24,7 +24,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.architecture_training import train
-from benchmarks.memory import Grid, build, inputs
+from benchmarks.grids import Grid, build, inputs
 from scene4d.atomic import write_json
 from scene4d.networks import WanGridTransformer
 from scene4d.networks.trainable import trainable_parameters

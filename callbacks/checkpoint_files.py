@@ -14,7 +14,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from scene4d.atomic import replacing
-from scene4d.networks.pretrained import why_unreadable
+from scene4d.distributed.checkpoint_folder import STATE, read_folder, why_unreadable
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +64,18 @@ def with_whole_checkpoints(given: object) -> list[object]:
 
 
 def read_checkpoint(path: Path, mapped: bool = True) -> dict[str, Any]:
-    """Reads a checkpoint file.
+    """Reads a checkpoint: a file, or the folder that many ranks have written.
 
     Args:
-        path: The file.
-        mapped: Whether tensors stay on the disk until they are used, which makes this fast for the other values.
+        path: The file or folder.
+        mapped: Whether tensors stay on the disk, which makes this fast for the other values. Those of a folder that
+            many ranks have written then have shapes alone.
 
     Raises:
         ValueError: There is none, or it is empty, cut, damaged or no checkpoint of Lightning; names the file.
     """
+    if path.is_dir():
+        return _of_lightning(read_folder(path, tensors=not mapped), path)
     if not path.is_file():
         where = "" if path.is_absolute() else f" (in the working directory {str(Path.cwd())!r})"
         raise ValueError(f"checkpoint {str(path)!r} does not exist{where}")
@@ -83,6 +86,10 @@ def read_checkpoint(path: Path, mapped: bool = True) -> dict[str, Any]:
     except Exception as error:  # torch.load raises a dozen types
         reason = why_unreadable(error)
         raise ValueError(f"checkpoint {str(path)!r} is damaged or no checkpoint: {reason}") from error
+    return _of_lightning(content, path)
+
+
+def _of_lightning(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise ValueError(
             f"checkpoint {str(path)!r} is not one that `fit` has written; weights alone belong into "
@@ -107,21 +114,19 @@ def _fault(path: Path) -> str | None:
 def newest_checkpoint(folders: Sequence[Path]) -> Path | None:
     """The newest `last.ckpt` of a run; the newest other checkpoint that is whole if that one is broken.
 
-    A folder ending in .ckpt, a checkpoint in many files, is taken as it is.
-
     Args:
         folders: Where the run's checkpoints are.
 
     Raises:
         ValueError: There are checkpoints, and none of them can be read; names the newest.
     """
-    last = sorted((p for folder in folders for p in folder.glob(LAST)), key=_age)
-    others = sorted({p for folder in folders for p in folder.glob("*.ckpt")} - {*last}, key=_age)
+    found = {p for folder in folders for p in folder.glob("*.ckpt") if _was_completed(p)}
+    last = sorted((p for p in found if p.match(LAST)), key=_age)
+    others = sorted(found - {*last}, key=_age)
     broken: list[str] = []
     for path in (*last, *others):
         try:
-            if path.is_file():
-                read_checkpoint(path)
+            read_checkpoint(path)
         except ValueError as error:
             broken.append(str(error))
             continue
@@ -133,38 +138,50 @@ def newest_checkpoint(folders: Sequence[Path]) -> Path | None:
     return None
 
 
+def _was_completed(path: Path) -> bool:
+    """Not so a folder whose first checkpoint was cut off: it has no state yet."""
+    return not path.is_dir() or (path / STATE).exists()
+
+
 def _age(path: Path) -> float:
-    return -path.stat().st_mtime
+    state = path / STATE  # a folder itself changes when a file is added that no checkpoint uses yet
+    return -(state if state.is_file() else path).stat().st_mtime
 
 
-def own_path(folder: Path, resumed: str | Path | None) -> Path:
-    """The file that a run keeps: the one that it goes on from, or one whose name no other run has taken.
+def own_path(folder: Path, resumed: str | Path | None, of_many_ranks: bool = False) -> Path:
+    """The path that a run keeps: the one that it goes on from, or one whose name no other run has taken.
 
-    Temporary files in the folder that nobody has written to for ten minutes are removed.
+    Temporary files in the folder that nobody has written to for ten minutes are removed. A run that goes on from a
+    file and writes folders, or the other way round, keeps both.
 
     Args:
         folder: The folder of the checkpoints.
         resumed: The checkpoint that the run goes on from, if there is one.
+        of_many_ranks: Whether the run's checkpoints are folders that many ranks write.
     """
-    for left in folder.glob(".*.ckpt.*.tmp"):
+    for left in (*folder.glob(".*.ckpt.*.tmp"), *folder.glob("*.ckpt/.*.tmp")):
         if time.time() - left.stat().st_mtime > ABANDONED:
             left.unlink(missing_ok=True)
     if resumed and Path(resumed).absolute().parent == folder and Path(resumed).match(LAST):
-        return Path(resumed).absolute()
+        if Path(resumed).is_dir() == of_many_ranks:
+            return Path(resumed).absolute()
     path, version = folder / "last.ckpt", 0
-    while _is_taken(path):
+    while _is_taken(path, of_many_ranks):
         version += 1
         path = folder / f"last-v{version}.ckpt"
-    if version:
+    if version and not resumed:
         log.info("%s holds the checkpoint of another run: this one writes %s", folder, path.name)
     return path
 
 
-def _is_taken(path: Path) -> bool:
+def _is_taken(path: Path, of_many_ranks: bool) -> bool:
     """Whether a checkpoint is there that somebody may need: a broken one helps nobody."""
-    if path.is_file():
-        try:
-            read_checkpoint(path)
-        except ValueError:
-            return False
-    return path.exists()
+    if not path.exists():
+        return False
+    if path.is_dir() != of_many_ranks:
+        return True
+    try:
+        read_checkpoint(path)
+    except ValueError:
+        return False
+    return True

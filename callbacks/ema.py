@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
 from scene4d.distributed.sharding import gather, local, reshard, scatter
@@ -17,7 +18,7 @@ class ExponentialMovingAverage(L.Callback):
     """Averages the trainable parameters; validation, test and prediction see the averages.
 
     After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the first weights do not dominate the
-    averages of short runs. Averages are float32 and split over ranks as the parameters are. They are saved whole in the
+    averages of short runs. Averages are float32 and split over ranks as the parameters are. They are saved in the
     callback's part of the checkpoint, beside the trained values: a resumed run goes on with the same bits, on
     any number of ranks, and also when the checkpoint was written in the middle of a validation.
     `WeightsExport` writes the averages.
@@ -48,11 +49,9 @@ class ExponentialMovingAverage(L.Callback):
             torch._foreach_lerp_(ours, theirs, 1 - decay)
         self.updates += 1
 
-    def whole_averages(self) -> dict[str, Tensor]:
-        """Whole float32 copies on the CPU, by parameter name; every rank must call it."""
-        if self._loaded:  # nothing has run since the checkpoint was read
-            return dict(self._loaded)
-        return {name: gather(value) for name, value in self.averages.items()}
+    def current(self) -> dict[str, Tensor]:
+        """The averages by parameter name, split over ranks as the parameters are."""
+        return self._loaded or self.averages  # loaded ones if nothing has run since the checkpoint was read
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Learns which rank writes."""
@@ -89,9 +88,11 @@ class ExponentialMovingAverage(L.Callback):
         self._put_back(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and, on rank 0, whole averages; plain tensors only."""
-        whole = self.whole_averages()
-        return {"updates": self.updates, "averages": whole if self._writes else {}}
+        """Counters and averages; of averages that are not split, rank 0 alone gives copies."""
+        averages = {name: value.detach() for name, value in self.current().items()}
+        if not any(isinstance(value, DTensor) for value in averages.values()):
+            averages = {name: gather(value) for name, value in averages.items()} if self._writes else {}
+        return {"updates": self.updates, "averages": averages}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.ranks import lost_rank
 from scene4d.messages import first_difference, one_line, with_working_directory
+
+TAKEN_PORT = re.compile(r"failed to listen.* port: (\d+),.*EADDRINUSE")
 
 
 @contextmanager
@@ -42,6 +45,8 @@ def line_of(error: Exception) -> str | None:
     if isinstance(error, OSError):
         known = error.filename is not None and error.strerror is not None
         return with_working_directory(f"{str(error.filename)!r}: {error.strerror}") if known else None
+    if port := TAKEN_PORT.search(str(error)):
+        return f"port {port[1]} of this machine is in use by another program: set MASTER_PORT to a free one"
     if lost_rank(error):
         return "another rank has ended; its own message says why"
     if isinstance(error, (ArgumentError, ValueError, MisconfigurationException)):

@@ -84,6 +84,8 @@ class GaussianExport(L.Callback):
             )
         times, keys = outputs.frame_times, outputs.keys
         for index in range(len(outputs.gaussians.means)):
+            if self.folders.is_repeated(batch, index):
+                continue
             key = keys[index] if keys else f"{len(self.folders.written):04d}"
             folder = self.folders.next(trainer, key)
             seconds = [] if times is None else times[index].tolist()

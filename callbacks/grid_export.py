@@ -40,7 +40,7 @@ class GridExport(L.Callback):
         subfolders: Whether every scene gets a folder of its own; None means if the data has more than one scene.
         enlarge: How many times every pixel of `grid.mp4` and `grid.png` is repeated; None chooses 1 to 3 times so
             that they are at most 1280 pixels high and wide where they can be.
-        limit: The largest number of scenes that are written.
+        limit: The largest number of scenes that are written, by all ranks together.
         sheets: Whether to write `grid.mp4` and `grid.png`.
         view_videos: Whether to write one video per view.
         time_videos: Whether to write one video per time, which shows 4 views a second.
@@ -89,8 +89,9 @@ class GridExport(L.Callback):
         """
         if not isinstance(outputs, SceneBatch):
             raise ValueError(f"GridExport needs grids, predict_step returned {type(outputs).__name__}")
+        most = self.folders.share(trainer, self.limit)
         for index in range(len(outputs.images)):
-            if len(self.folders.written) < self.limit:
+            if len(self.folders.written) < most and not self.folders.is_repeated(batch, index):
                 key = outputs.keys[index] if outputs.keys else f"{len(self.folders.written):04d}"
                 self.write(self.folders.next(trainer, key), outputs, index)
 

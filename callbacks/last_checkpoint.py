@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.checkpoint_files import own_path
+from callbacks.fsdp2 import FSDP2
 from scene4d.distributed.agreement import any_rank
 from scene4d.interruption import Interrupted, asked, defer, outlive_warning, stop
 
@@ -75,7 +76,8 @@ class LastCheckpoint(Checkpoint):
         if self.validation_due and 0 <= self._max_steps <= self._step:
             trainer.fit_loop.epoch_loop.max_steps = self._step + 1  # `on_train_start` puts it back
         folder = Path(trainer.default_root_dir).absolute() / "checkpoints"
-        path = own_path(folder, trainer.ckpt_path) if trainer.is_global_zero else None
+        of_many_ranks = isinstance(trainer.strategy, FSDP2)
+        path = own_path(folder, trainer.ckpt_path, of_many_ranks) if trainer.is_global_zero else None
         self.path = trainer.strategy.broadcast(path)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

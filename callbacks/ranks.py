@@ -8,27 +8,10 @@ import threading
 
 import lightning as L
 import torch.distributed
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
 log = logging.getLogger(__name__)
 
 LAUNCHER = "SCENE4D_LAUNCHER"  # in the environment: the process that started, or will start, the others
-SUPPORTED = ("auto", "ddp")  # and the variants of ddp
-
-
-def refuse_strategy(strategy: str | Strategy) -> None:
-    """Refuses strategies whose ranks would train apart, and those that nobody has tried.
-
-    Raises:
-        ValueError: The strategy is another one than those of one device or of ddp; says which work.
-    """
-    if isinstance(strategy, str):
-        supported, name = strategy.startswith(SUPPORTED), repr(strategy)
-    else:
-        supported = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
-        name = type(strategy).__name__
-    if not supported:
-        raise ValueError(f"trainer.strategy is {name}, which is not supported; use {' or '.join(SUPPORTED)}")
 
 
 def lost_rank(error: BaseException) -> bool:
@@ -47,17 +30,16 @@ class OneEnd(L.Callback):
     def __init__(self, interval: float = 1.0) -> None:
         self.interval = interval
         self._done = threading.Event()
-        if (
-            os.environ.get("LOCAL_RANK", "0") == "0"
-        ):  # the processes that Lightning starts inherit it, and count from 1
-            os.environ[LAUNCHER] = str(os.getpid())
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            os.environ[LAUNCHER] = str(os.getpid())  # those that it starts inherit it, and count from 1
+        elif (rank_zero := _launched_by()) is not None:  # it may fail before all have found each other
+            self._begin(rank_zero)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begins to watch the process that has started this one, if that is another rank or torchrun."""
         launched = os.environ.get(LAUNCHER) == str(os.getppid()) or "TORCHELASTIC_RUN_ID" in os.environ
         if trainer.world_size > 1 and launched:
-            self._done = threading.Event()
-            threading.Thread(target=self._watch, args=(os.getppid(), self._done), daemon=True).start()
+            self._begin(os.getppid())
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Waits for the other ranks, which may still write their scenes: who calls `predict` may read them all."""
@@ -65,8 +47,27 @@ class OneEnd(L.Callback):
             trainer.strategy.barrier("end")
         self._done.set()
 
+    def _begin(self, parent: int) -> None:
+        self._done.set()  # an earlier watch ends
+        self._done = threading.Event()
+        threading.Thread(target=self._watch, args=(parent, self._done), daemon=True).start()
+
     def _watch(self, parent: int, done: threading.Event) -> None:
         while not done.wait(self.interval):
             if os.getppid() != parent:
                 log.warning("rank 0 or torchrun, which has started this process, is gone: it ends, too")
                 os._exit(1)  # the main thread may be inside a collective, which no exception ends
+
+
+def _launched_by() -> int | None:
+    """The process of rank 0, if it has started this one; it may have ended since."""
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None or "TORCHELASTIC_RUN_ID" in os.environ:
+        return None
+    if launcher != str(os.getppid()):
+        try:
+            os.kill(int(launcher), 0)
+        except ProcessLookupError:
+            return int(launcher)
+        return None
+    return int(launcher)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sized
+from hashlib import blake2b
 from pathlib import Path
 
 import lightning as L
 
 from scene4d.file_names import FreeNames
+from scene4d.types import SceneBatch
 
 CLAIMS = ".scenes-of-this-run"  # where the ranks see each other's folders
 
@@ -46,6 +48,23 @@ class SceneFolders:
             trainer.strategy.barrier("scene folders")
             if trainer.is_global_zero:
                 shutil.rmtree(self._root(trainer) / CLAIMS, ignore_errors=True)
+
+    def is_repeated(self, batch: object, index: int) -> bool:
+        """Whether a rank of this run has written this very scene: data repeats some to give all ranks equally many.
+
+        Args:
+            batch: What was predicted from; anything but a `SceneBatch` is never repeated.
+            index: Number of the scene in the batch.
+        """
+        if self.names.claims is None or not isinstance(batch, SceneBatch) or not batch.keys:
+            return False
+        content = blake2b(batch.images[index].float().cpu().numpy().tobytes()).hexdigest()
+        return not self.names.claim(f"{batch.source[index]}/{batch.keys[index]}/{content}")
+
+    @staticmethod
+    def share(trainer: L.Trainer, limit: int) -> int:
+        """How many of the first `limit` scenes are this rank's, which come to the ranks in turn."""
+        return max(0, -(-(limit - trainer.global_rank) // trainer.world_size))
 
     def next(self, trainer: L.Trainer, key: str) -> Path:
         """The folder of one more scene.

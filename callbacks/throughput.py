@@ -6,13 +6,14 @@ import time
 
 import lightning as L
 
+from scene4d.distributed.agreement import from_all_ranks
 from scene4d.types import SceneBatch
 
 FEWEST = 5  # batches; fewer say more about the moment than about the run
 
 
 class Throughput(L.Callback):
-    """Logs samples and frames per second, over all ranks.
+    """Logs samples and frames per second: the sum of all ranks, whose batches may have different shapes.
 
     A measurement ends after `every` batches, and when validation or the end of the training comes sooner. It takes
     at least 5 batches. The time between batches counts. That of validations does not, nor does the first batch of a
@@ -64,12 +65,12 @@ class Throughput(L.Callback):
     on_train_end = on_validation_start
 
     def _log(self, trainer: L.Trainer) -> None:
-        """Logs the rates since the start of the measurement, and starts a new one."""
+        """Logs the rates since the start of the measurement, and starts a new one. All ranks call it together."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
-        ranks = trainer.world_size
+        samples, frames = map(sum, zip(*from_all_ranks((self._samples, self._frames))))
         rates = {
-            "train/samples_per_second": ranks * self._samples / seconds,
-            "train/frames_per_second": ranks * self._frames / seconds,
+            "train/samples_per_second": _readers(trainer) * samples / seconds,
+            "train/frames_per_second": _readers(trainer) * frames / seconds,
         }
         for logger in trainer.loggers:
             logger.log_metrics(rates, step=trainer.global_step)
@@ -77,3 +78,9 @@ class Throughput(L.Callback):
 
     def _restart(self) -> None:
         self._start, self._batches, self._samples, self._frames = time.perf_counter(), 0, 0, 0
+
+
+def _readers(trainer: L.Trainer) -> float:
+    """The share of ranks that read data of their own: where several work on one sample, it counts once."""
+    sampler = trainer.distributed_sampler_kwargs
+    return sampler["num_replicas"] / trainer.world_size if sampler else 1.0

@@ -11,10 +11,11 @@ import lightning as L
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from callbacks.ema import ExponentialMovingAverage
 from scene4d.atomic import replacing
-from scene4d.distributed.sharding import gather, reshard
+from scene4d.distributed.sharding import reshard
 from scene4d.networks.pretrained import refuse_non_finite
 
 log = logging.getLogger(__name__)
@@ -67,17 +68,19 @@ class WeightsExport(L.Callback):
             raise ValueError(f"{type(pl_module).__name__} has no network {self.module!r} to export")
         reshard(network)
         average = next((c for c in _callbacks(trainer) if isinstance(c, ExponentialMovingAverage)), None)
-        averages = {} if average is None else average.whole_averages()
+        averages = {} if average is None else average.current()
         weights = self._collect(network, averages)
         refuse_non_finite(weights, f"{self.path} is not written{' in float16' if self.half else ''}")
+        whole = _gathered(weights, trainer.is_global_zero)
         if trainer.is_global_zero:
-            self._write(Path(trainer.default_root_dir) / self.path, weights, {
+            self._write(Path(trainer.default_root_dir) / self.path, whole, {
                 "step": str(trainer.global_step), "config_hash": config_hash(pl_module),
                 "averaged": str(bool(averages)).lower(), "trainable_only": str(self.trainable_only).lower(),
             })  # fmt: skip
         self._written = True
 
     def _collect(self, network: torch.nn.Module, averages: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is written, still split over the ranks."""
         wanted = {
             name for name, p in network.named_parameters() if p.requires_grad or not self.trainable_only
         }
@@ -86,9 +89,8 @@ class WeightsExport(L.Callback):
         weights = {}
         for name, value in network.state_dict().items():
             if name in wanted:
-                average = averages.get(f"{self.module}.{name}")
-                whole = gather(value) if average is None else average.to(value.dtype)
-                weights[name] = whole.half() if self.half and whole.is_floating_point() else whole
+                value = averages.get(f"{self.module}.{name}", value).detach().to(value.dtype)
+                weights[name] = value.half() if self.half and value.is_floating_point() else value
         return weights
 
     def _write(self, path: Path, weights: dict[str, Tensor], header: dict[str, str]) -> None:
@@ -97,6 +99,16 @@ class WeightsExport(L.Callback):
             save_file(tensors, temporary, metadata=header)
         kind = "averaged" if header["averaged"] == "true" else "trained"
         log.info("%s weights of step %s -> %s", kind, header["step"], path)
+
+
+def _gathered(weights: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Whole copies on the CPU of the ranks that keep them, gathered one by one; every rank must call it."""
+    whole = {}
+    for name, value in weights.items():
+        gathered = value.full_tensor() if isinstance(value, DTensor) else value
+        if keep:
+            whole[name] = gathered.to("cpu", copy=True)
+    return whole
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

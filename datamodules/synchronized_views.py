@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.middle_cut import cut_middle, read_middles
 from scene4d.folders import listed
+from scene4d.pictures import open_picture
 from scene4d.types import SceneBatch
 from scene4d.video_files import frame_times
 
@@ -216,7 +217,7 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         ValueError: It is unreadable; names it.
     """
     try:
-        with Image.open(path) as opened:
+        with open_picture(path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode == "F":
                 raise ValueError("its pixels are floating-point numbers, expected 8 or 16 bits")

@@ -61,8 +61,8 @@ class AutoencoderTraining(Training):
         loss = difference.square().mean() * 4 + difference.abs().mean() + self.edge_weight * edges
         if any(p.requires_grad for p in self.network.encoder.parameters()):
             self._track_moments(latents.detach())
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/psnr", 6.02 - 10 * difference.detach().square().mean().log10(), prog_bar=True)
+        psnr = 6.02 - 10 * difference.detach().square().mean().log10()
+        self.log_means({"loss": loss, "psnr": psnr}, len(batch.images), shown=("loss", "psnr"))
         return loss + self.latent_weight * latents.square().mean()
 
     def _track_moments(self, latents: Float[Tensor, "n z m y x"], momentum: float = 0.01) -> None:

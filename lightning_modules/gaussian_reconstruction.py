@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.training import Schedule, Training
 from scene4d.distributed.agreement import share_of_mean
+from scene4d.distributed.checkpointing import Checkpointing
 from scene4d.evaluation.novel_views import NovelViews
 from scene4d.evaluation.table import Evaluation
 from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
@@ -52,6 +53,8 @@ class GaussianReconstruction(Training):
             The network must have a view matcher then.
         evaluation: Judges held-out scenes in `validate`, `test` and during training; None is `NovelViews()`.
         trained_on: The training data of `initial_weights`; `predict` warns of inputs that differ. None says nothing.
+        checkpointing: What the backward pass computes again to save memory, see `checkpoint_blocks`.
+        compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
     """
 
     network: SceneNetwork
@@ -74,6 +77,8 @@ class GaussianReconstruction(Training):
         refine: bool = False,
         evaluation: NovelViews | None = None,
         trained_on: TrainedOn | None = None,
+        checkpointing: Checkpointing = "none",
+        compile: bool = False,
     ) -> None:
         super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable)
         self.save_hyperparameters()
@@ -81,6 +86,7 @@ class GaussianReconstruction(Training):
         self.use_given_cameras, self.rendered_inputs = use_given_cameras, rendered_inputs
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
         self.background, self.refine, self.trained_on = background, refine, trained_on
+        self.checkpointing, self.compile_network = checkpointing, compile
         self.useful = UsefulScenes()
         # untrained temporal attention is the identity, and an untrained matcher is fine where nothing uses it
         self.harmless = ("aggregator.temporal",) + (() if refine else ("aggregator.matcher.",))
@@ -96,7 +102,7 @@ class GaussianReconstruction(Training):
         """Predicts from the input views, renders target views and some inputs, and compares them."""
         useful = self.useful.of(batch)
         if self.useful.left_out:
-            self.log("train/useless_scenes", float(self.useful.left_out.total()))
+            self.figures.set_total("train/useless_scenes", self.useful.left_out.total())
         share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
         batch = placeholder(batch) if useful is None else useful
         prediction = self.network(batch.images[:, : batch.inputs])
@@ -106,9 +112,8 @@ class GaussianReconstruction(Training):
             outcome = self.render_outcome(batch, prediction, self.step_generator(batch_index))
             losses = weighted_losses(self.losses, outcome)
         loss = sum(losses.values(), start=batch.images.new_zeros(()))
-        self.log("train/loss", loss, prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        self.log_dict({f"train/{name}": value for name, value in outcome.figures.items()}, prog_bar=True)
+        found = {"loss": loss, **losses, **outcome.figures}
+        self.log_means(found, len(batch.images), shown=("loss", *outcome.figures))
         return loss * share
 
     def render_outcome(

@@ -57,7 +57,7 @@ class GeometryPretraining(Training):
         """Compares what the network predicts for the input views with the truth."""
         useful = self.useful.of(batch)
         if self.useful.left_out:
-            self.log("train/useless_scenes", float(self.useful.left_out.total()))
+            self.figures.set_total("train/useless_scenes", self.useful.left_out.total())
         share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
         if useful is None:
             return no_loss(self.network(placeholder(batch).images[:, : batch.inputs, :1]))
@@ -67,11 +67,9 @@ class GeometryPretraining(Training):
         with torch.autocast(images.device.type, enabled=False):
             losses = weighted_losses(self.losses, outcome)
         loss = sum(losses.values(), start=depths.new_zeros(()))
-        self.log("train/loss", loss, prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        self.log_dict({f"train/{name}": value for name, value in outcome.figures.items()}, prog_bar=True)
         errors = geometry_errors(prediction, depths, cameras)
-        self.log_dict({f"train/{name}": value for name, value in errors.items()}, prog_bar=True)
+        found = {"loss": loss, **losses, **outcome.figures, **errors}
+        self.log_means(found, len(useful.images), shown=("loss", *outcome.figures, *errors))
         return loss * share
 
     def on_validation_epoch_start(self) -> None:

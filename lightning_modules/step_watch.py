@@ -6,21 +6,25 @@ import lightning as L
 from jaxtyping import Float
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from lightning_modules.divergence import Divergence
+from lightning_modules.loss_figures import LossFigures
+from scene4d.distributed.sharding import total_norm
 
 
 class StepWatch(L.Callback):
     """Stops a training on all ranks when a loss or the gradient is not finite, and logs how each step went.
 
-    Logged are `train/learning_rate`, `train/gradient_norm` (before clipping) and the module's `step_figures`, every
-    `trainer.log_every_n_steps` steps; never if that is 0.
+    Logged are `train/learning_rate`, `train/gradient_norm` (before clipping) and the means of `figures` over all
+    ranks, every `trainer.log_every_n_steps` steps; never if that is 0.
+
+    Args:
+        figures: What the training's steps find.
     """
 
-    def __init__(self) -> None:
-        self._divergence, self._scaled = Divergence(), False
+    def __init__(self, figures: LossFigures) -> None:
+        self._figures, self._divergence, self._scaled = figures, Divergence(), False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets earlier runs, and learns whether a gradient scaler skips steps (16-mixed)."""
@@ -48,7 +52,7 @@ class StepWatch(L.Callback):
             ValueError: This step has diverged or, on a GPU, the one before; says what `Divergence` says.
         """
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients).to(pl_module.device)
+        norm = total_norm(gradients).to(pl_module.device)
         number = trainer.global_step + 1
         self._divergence.gradient(norm, number, self._scaled)
         # Lightning gives the trainer this attribute without declaring it
@@ -57,10 +61,12 @@ class StepWatch(L.Callback):
             figures = {
                 "train/learning_rate": optimizer.param_groups[0]["lr"],
                 "train/gradient_norm": norm.item(),
-                **pl_module.step_figures(),  # type: ignore[operator]
+                **self._figures.take(),
             }
             for logger in trainer.loggers:
                 logger.log_metrics(figures, trainer.global_step)
+        elif not every:
+            self._figures.forget()  # or it would keep them all
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Waits for the answer about the last step."""

@@ -22,8 +22,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_modules.checkpoint_contents import checkpoint_tensors
 from lightning_modules.frozen_base import FrozenBase, base_files, refuse_other_base
+from lightning_modules.loss_figures import LossFigures
 from lightning_modules.schedules import StagedWarmup
 from lightning_modules.step_watch import StepWatch
+from scene4d.distributed.checkpointing import Checkpointing, checkpoint_blocks
+from scene4d.distributed.compiling import compile_blocks
+from scene4d.distributed.fsdp import is_sharding, shard_blocks
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
 from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights, refuse_non_finite
@@ -62,6 +66,8 @@ class Training(L.LightningModule):
 
     network: TrainedNetwork  # after `configure_model`
     harmless: Sequence[str] = ()  # prefixes of weights whose initial values change nothing
+    checkpointing: Checkpointing = "none"
+    compile_network = False
 
     def __init__(
         self,
@@ -85,7 +91,8 @@ class Training(L.LightningModule):
         self.untrained: list[str] = []  # names that still have their initial values
         self.results: dict[str, list[Row]] = {}
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
-        self.watch, self.frozen_base = StepWatch(), FrozenBase()
+        self.figures, self.frozen_base = LossFigures(), FrozenBase()
+        self.watch = StepWatch(self.figures)
 
     def setup(self, stage: str) -> None:
         """Refuses precisions that keep no float32 weights, and strategies whose ranks would train apart.
@@ -93,9 +100,10 @@ class Training(L.LightningModule):
         Raises:
             ValueError: The trainer's precision or strategy is another one; names those that work.
         """
-        if not isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        known = isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
+        if not known and not is_sharding(self.device_mesh):
             name = type(self.trainer.strategy).__name__
-            raise ValueError(f"trainer.strategy is {name}, which is not supported; use auto or ddp")
+            raise ValueError(f"trainer.strategy is {name}, which is not supported; use auto, ddp or fsdp2")
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision is {self.trainer.precision}, which keeps no float32 copy of the weights that "
@@ -127,6 +135,16 @@ class Training(L.LightningModule):
             self.untrained = []
         self.network = network
         self.refuse_another_base()
+        self._distribute(network)
+
+    def _distribute(self, network: TrainedNetwork) -> None:
+        """Changes the network's blocks for training on large machines, in the order in which this works."""
+        checkpoint_blocks(network, self.checkpointing)
+        if self.compile_network:
+            compile_blocks(network)
+        if is_sharding(mesh := self.device_mesh):
+            half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+            shard_blocks(network, mesh, half)
 
     def refuse_another_base(self) -> None:
         """Checks that a checkpoint without its base, as the last of `initial_weights`, has been put onto that base.
@@ -177,9 +195,17 @@ class Training(L.LightningModule):
         """What every training needs, whatever the config lists."""
         return [self.watch]
 
-    def step_figures(self) -> dict[str, float]:
-        """More numbers to log beside those of every training, asked for only when they are logged."""
-        return {}
+    def log_means(self, means: dict[str, Float[Tensor, ""]], count: int, shown: Sequence[str]) -> None:
+        """Keeps figures of a batch of this rank for the log, which gets their means over all ranks.
+
+        Args:
+            means: Means over the samples of the batch, by name without "train/".
+            count: The number of samples.
+            shown: Names of what the progress bar shows at once, of rank 0.
+        """
+        found = {f"train/{name}": value for name, value in means.items()}
+        self.log_dict({f"train/{name}": means[name] for name in shown}, prog_bar=True, logger=False)
+        self.figures.add(found, count)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what has diverged out of every checkpoint, and frozen weights that files give again.
@@ -258,8 +284,9 @@ class Training(L.LightningModule):
         accumulated = self.trainer.accumulate_grad_batches
         number = self.global_step * accumulated + batch_index % accumulated
         start = torch.initial_seed() * 0x9E3779B1  # neighbouring seeds start far from each other
+        ranks = self.trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
         return torch.Generator(device).manual_seed(
-            (start + number * self.trainer.world_size + self.global_rank) % 2**32
+            (start + number * ranks["num_replicas"] + ranks["rank"]) % 2**32
         )
 
 

@@ -10,11 +10,9 @@ from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_modules.loss_figures import LossFigures
 from lightning_modules.training import Schedule, Training
 from scene4d.diffusion.rectified_flow import RectifiedFlow
-from scene4d.distributed.checkpointing import Checkpointing, checkpoint_blocks
-from scene4d.distributed.compiling import compile_blocks
+from scene4d.distributed.checkpointing import Checkpointing
 from scene4d.evaluation.fixed_losses import FixedLosses
 from scene4d.evaluation.grids import GridEvaluation, grid_picture
 from scene4d.evaluation.table import Evaluation
@@ -82,7 +80,6 @@ class VideoDiffusion(Training):
         self.fixed_losses, self.evaluation = FixedLosses(), evaluation or GridEvaluation()
         self.sampling, self.captions, self.trained_on = sampling, captions, trained_on
         self.checkpointing, self.compile_network = checkpointing, compile
-        self.losses = LossFigures()
 
     def configure_model(self) -> None:
         """Builds both networks once, and the pipeline that generates grids with them.
@@ -93,9 +90,6 @@ class VideoDiffusion(Training):
         if self.built:
             return
         super().configure_model()
-        checkpoint_blocks(self.network, self.checkpointing)
-        if self.compile_network:
-            compile_blocks(self.network)
         self.autoencoder = frozen_autoencoder(self.make_autoencoder, self.network.channels)
         if not self.autoencoder.has_weights:
             self.untrained += [f"autoencoder.{name}" for name in self.autoencoder.state_dict()]
@@ -125,13 +119,9 @@ class VideoDiffusion(Training):
         text = self.captions.embed_for_training(batch, generator)
         mask = latent_reference_mask(batch.reference)
         losses = self.flow.loss(self.network, latents, mask, text, sigmas, noise)
-        self.log("train/loss", losses.mean(), prog_bar=True)
-        self.losses.add(batch.source, sigmas, losses)
+        self.log_means({"loss": losses.mean()}, len(losses), shown=("loss",))
+        self.figures.add_samples(batch.source, sigmas, losses)
         return losses.mean()
-
-    def step_figures(self) -> dict[str, float]:
-        """The mean loss of every source and of four ranges of noise levels since the last time."""
-        return self.losses.take()
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the scores and pictures of the last validation."""

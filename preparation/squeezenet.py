@@ -58,8 +58,18 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_arrays(data: bytes) -> dict[str, list[np.ndarray]]:
-    """Unpickles `{layer: [kernel, bias]}` without running anything but numpy's own array constructors."""
-    return _ArrayUnpickler(io.BytesIO(data)).load()
+    """Unpickles `{layer: [kernel, bias]}` without running anything but numpy's own array constructors.
+
+    Raises:
+        ValueError: The file names anything else, or is no pickle.
+    """
+    try:
+        arrays = _ArrayUnpickler(io.BytesIO(data)).load()
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"the weights file is no pickle of arrays: {error}") from error
+    if not isinstance(arrays, dict):
+        raise ValueError(f"the weights file holds a {type(arrays).__name__}, expected layers by name")
+    return arrays
 
 
 def read_package(path: str | Path) -> bytes:

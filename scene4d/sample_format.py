@@ -4,7 +4,8 @@ Members of a sample `KEY` in a WebDataset tar:
 
     KEY.meta.json       see `SceneSample`; the version is checked
     KEY.view_00.mp4     one video a view (H.264, 4:4:4), or
-    KEY.view_00.webp    one lossless still a view, when the scene does not move (num_frames = 1)
+    KEY.view_00.webp    one lossless still a view, when the scene does not move (num_frames = 1), or
+    KEY.view_00.avif    one video a view (AV1, 4:4:4), or a still: compact shards, which need no PyAV
     KEY.depth_00.png    16-bit planar z, the frames `depth_frames` stacked top to bottom; 0 = unknown
     KEY.text.npy        float16 caption embedding, l x d
     KEY.latents_00.npy  optional: float16 latents of that view's video, z n y x, as one autoencoder gives them;
@@ -24,10 +25,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image
 
+from scene4d.avif_video import decode_avif, encode_avif
+from scene4d.pictures import open_picture
 from scene4d.sample_arrays import (
     LATENTS_NAME,
     LatentsEntry,
@@ -41,6 +43,7 @@ from scene4d.sample_arrays import (
 from scene4d.sample_meta import camera_problems, check_fps, check_meta
 from scene4d.video_files import write_h264
 from scene4d.video_files.colours import BT601, RGBFrames
+from scene4d.video_files.streams import open_alone
 
 FORMAT_VERSION = 1
 KEY_LENGTH = 200  # bytes of UTF-8; a member's name is the key and an ending, and file systems allow 255
@@ -90,12 +93,13 @@ class SceneSample:
     text_encoder: str = ""
 
 
-def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
+def encode_sample(sample: SceneSample, crf: int = 12, avif: int | None = None) -> dict[str, Any]:
     """Encodes a scene as the members of one WebDataset sample; latents are added later, by `add_latents`.
 
     Args:
         sample: All views of a scene, with their pictures.
         crf: H.264 constant rate factor, 0 (lossless) to 51.
+        avif: Quality of AVIF, 0 to 100, in place of H.264 and of lossless stills; None is those.
 
     Returns:
         `{"__key__": key, "meta.json": bytes, "view_00.mp4": bytes, ...}` for `webdataset.TarWriter`.
@@ -121,7 +125,9 @@ def encode_sample(sample: SceneSample, crf: int = 12) -> dict[str, Any]:
     if sample.view_names:
         meta["view_names"] = sample.view_names
     for k in range(v):
-        if still:
+        if avif is not None:
+            members[f"view_{k:02d}.avif"] = encode_avif(sample.images[k], sample.fps, avif)
+        elif still:
             members[f"view_{k:02d}.webp"] = _encode_still(sample.images[k, 0])
         else:
             members[f"view_{k:02d}.mp4"] = encode_video(sample.images[k], sample.fps, crf)
@@ -326,7 +332,7 @@ def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
 
 def decode_video(data: bytes) -> np.ndarray:
     """mp4 bytes -> uint8 `t h w 3`. One decoding thread: workers are processes already."""
-    with av.open(io.BytesIO(data), mode="r") as container:
+    with open_alone(io.BytesIO(data)) as container:
         container.streams.video[0].thread_type = "NONE"
         rgb = RGBFrames(unnamed=BT601)  # older shards do not name what `encode_video` uses
         return np.stack([rgb.convert(frame) for frame in container.decode(video=0)])
@@ -334,16 +340,18 @@ def decode_video(data: bytes) -> np.ndarray:
 
 def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
     key, shape = members["__key__"], (meta["frames"], meta["height"], meta["width"])
-    names = (f"view_{view:02d}.mp4", f"view_{view:02d}.webp")
+    names = [f"view_{view:02d}.{suffix}" for suffix in ("mp4", "webp", "avif")]
     name = next((n for n in names if n in members), None)
     if name is None:
-        raise ValueError(f"sample {key!r} has neither {names[0]} nor {names[1]}")
+        raise ValueError(f"sample {key!r} has none of {', '.join(names)}")
     data = checked_member(members, meta, name)
     try:
         if name.endswith("mp4"):
             frames = decode_video(data)
+        elif name.endswith("avif"):
+            frames = decode_avif(data)
         else:
-            frames = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[None]
+            frames = np.asarray(open_picture(io.BytesIO(data)).convert("RGB"))[None]
     except Exception as error:  # PyAV and Pillow raise many types; one clear line for all of them
         raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
     if frames.shape != (*shape, 3):
@@ -355,7 +363,7 @@ def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarra
     name, shape = f"depth_{view:02d}.png", (len(meta["depth_frames"]) * meta["height"], meta["width"])
     data = checked_member(members, meta, name)
     try:
-        stacked = np.asarray(Image.open(io.BytesIO(data)), np.uint16)
+        stacked = np.asarray(open_picture(io.BytesIO(data)), np.uint16)
     except Exception as error:
         raise ValueError(f"sample {members['__key__']!r}: {name} cannot be decoded: {error}") from error
     if stacked.shape != shape:

@@ -16,6 +16,7 @@ WITHIN_SCENE4D = {
     "atomic": set(),
     "file_names": set(),
     "messages": set(),
+    "pictures": set(),
     "folders": set(),
     "interruption": set(),
     "types": set(),
@@ -28,7 +29,8 @@ WITHIN_SCENE4D = {
     "geometry": {"types"},
     "sample_meta": set(),
     "sample_arrays": set(),
-    "sample_format": {"types", "sample_arrays", "sample_meta", "video_files"},
+    "avif_video": {"pictures"},
+    "sample_format": {"types", "sample_arrays", "sample_meta", "video_files", "pictures", "avif_video"},
     "grid_format": {"types"},
     "diffusion": {"types", "latent_grid"},
     "losses": {"types", "latent_grid", "geometry"},
@@ -56,9 +58,9 @@ BETWEEN_PACKAGES = {
 }
 FOR_DATAMODULES = {
     "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
-    "interruption", "references", "stages",
+    "interruption", "references", "stages", "pictures",
 }  # fmt: skip
-FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta"}
+FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta", "avif_video"}
 # they run the autoencoder and the text encoder so that training need not
 MORE_FOR = {
     "preparation/captions.py": {"networks"},
@@ -221,6 +223,21 @@ def test_nothing_is_unpickled(path):
             assert options.get("weights_only") == "True", f"line {call.lineno}"
         if ast.unparse(call.func) in ("np.load", "numpy.load"):
             assert options.get("allow_pickle", "False") == "False", f"line {call.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_of_strangers_go_through_one_door(path):
+    """Pillow starts Ghostscript for some files, FFmpeg follows scripts, and torch's checkpoints of folders unpickle."""
+    doors = {"Image.open": "scene4d/pictures.py", "av.open": "scene4d/video_files/"}
+    for call in calls(path):
+        name = ast.unparse(call.func)
+        if name in doors and ast.unparse(call.args[1] if len(call.args) > 1 else call.func) != "'w'":
+            assert name_of(path).startswith(doors[name]), f"line {call.lineno}: {name}"
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert options.get("trust_remote_code", "False") == "False", f"line {call.lineno}"
+    assert not {"FileSystemReader", "DefaultLoadPlanner"} & {
+        x.rsplit(".", 1)[-1] for x in imported_modules(path)
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

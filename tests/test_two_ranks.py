@@ -44,16 +44,29 @@ def command(name, *configs, root, more=(), **options):
     return [name, *files, *more, *given, "--trainer.default_root_dir", str(root)]
 
 
-def score(name, part, root, options):
-    """Scores three scenes, which two ranks cannot share evenly."""
+def score(name, part, root, options, scenes=3):
+    """Scores three scenes, which two ranks cannot share evenly, or one, of which a rank gets none of its own."""
     options = {
         **SMALL,
         **QUICK,
         "data.init_args.val": SOURCE[part],
-        "data.init_args.val_scenes": 3,
+        "data.init_args.val_scenes": scenes,
         **options,
     }
     return command(name, f"small/shipped_{part}", f"evaluation/{part}", root=root, **options)
+
+
+def judged(part, root, options):
+    """A training that changes nothing, with a validation of three scenes in it."""
+    options = {
+        **SMALL, **QUICK, **FIT,
+        "trainer.max_steps": 1, "trainer.val_check_interval": 1, "trainer.limit_val_batches": 1.0,
+        "data.init_args.val": SOURCE[part], "data.init_args.val_scenes": 3,
+        "data.init_args.train_defaults.root": "assets/small/shards",
+        "model.init_args.optimizer.init_args.lr": 0.0, "trainer.callbacks": "[]", **options,
+    }  # fmt: skip
+    more = ("--data", "configs/data/small_reconstruction_dynamic.yaml") if part == "reconstruction" else ()
+    return command("fit", f"small/shipped_{part}", root=root, more=more, **options)
 
 
 def predict(part, export, root):
@@ -80,6 +93,10 @@ def cases(root):
         "predict_diffusion": predict("diffusion", "GridExport", root / "predict_diffusion"),
         "predict_reconstruction": predict("reconstruction", "GaussianExport", root / "predict_reconstruction"),
         "stages": staged(root, DDP),
+        "alone_diffusion": score("validate", "diffusion", root / "alone_diffusion", DDP | GRIDS | SHORT, 1),
+        "alone_reconstruction": score("test", "reconstruction", root / "alone_reconstruction", DDP | VIEWS, 1),
+        "judged_diffusion": judged("diffusion", root / "judged_diffusion", DDP | GRID | SHORT),
+        "judged_reconstruction": judged("reconstruction", root / "judged_reconstruction", DDP | VIEWS),
         "divergence": command("fit", "small/diffusion_stage1", root=root / "divergence", **fit, **GRID, **fault),
     }  # fmt: skip
 
@@ -163,6 +180,18 @@ def test_tensorboard_has_what_a_training_needs_and_no_more(ran):
     assert {"val/loss", "val/loss_objects"} <= scalars.keys()
 
 
+def test_rank_0_alone_writes_and_every_picture_once(ran):
+    for name in ("diffusion", "static", "geometry"):
+        assert len(list((ran[0] / name).rglob("events.out.tfevents.*"))) == 1
+        assert [path.name for path in (ran[0] / name).rglob("*.ckpt")] == ["last.ckpt"]
+        assert not list((ran[0] / name).rglob("*.tmp"))
+    events = EventAccumulator(str(ran[0] / "diffusion"), {"images": 0}).Reload()
+    shown = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert {tag: steps for tag, steps in shown.items() if tag.startswith("val/")} and all(
+        len(steps) == 1 for steps in shown.values()
+    )
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_one_rank_goes_on_in_the_stage_of_two(ran, monkeypatch):
     """Two ranks took 2 x 2 batches for two steps; one rank counts 2 x 4, and its third step is one of 9 frames."""
@@ -192,19 +221,54 @@ def test_the_other_two_ways_to_score_on_two_ranks(tmp_path, one_rank):
         assert json.loads((tmp_path / part / f"{part}.json").read_text()) == one_rank[part]
 
 
+def run_alone(line):
+    """Runs a command line in this process with one thread, as each of two ranks does."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr("sys.argv", ["main.py"])
+        torch.set_num_threads(1)
+        try:
+            main(line)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def validation_scalars(folder):
+    """What the only validation of a training logged."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag.startswith("val/")}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part, options", [("diffusion", GRID | SHORT), ("reconstruction", VIEWS)])
+def test_a_validation_within_training_is_that_of_one_rank(ran, tmp_path, part, options):
+    run_alone(judged(part, tmp_path, options))
+    alone, together = validation_scalars(tmp_path), validation_scalars(ran[0] / f"judged_{part}")
+    assert together == pytest.approx(alone, rel=1e-5) and len(alone) > 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part, options", [("diffusion", GRIDS | SHORT), ("reconstruction", VIEWS)])
+def test_scores_where_a_rank_has_no_scene_are_those_of_one_rank(ran, tmp_path, part, options):
+    run_alone(score("validate", part, tmp_path, options, scenes=1))
+    alone, together = (
+        json.loads((folder / f"{part}.json").read_text())[part]
+        for folder in (tmp_path, ran[0] / f"alone_{part}")
+    )
+    assert {row["count"] for row in together} == {1} and len(together) == len(alone)
+    for ours, theirs in zip(together, alone):
+        assert ours["value"] == pytest.approx(theirs["value"], rel=1e-5)
+        assert ours | theirs | {"value": 0} == theirs | {"value": 0}
+
+
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory):
     """The same scores in this process."""
     root, found = tmp_path_factory.mktemp("one"), {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setattr("sys.argv", ["main.py"])
-        for part, options in (("diffusion", GRIDS | SHORT), ("reconstruction", VIEWS)):
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            main(score("validate", part, root, options))
-            torch.set_num_threads(threads)
-            found[part] = json.loads((root / f"{part}.json").read_text())
+    for part, options in (("diffusion", GRIDS | SHORT), ("reconstruction", VIEWS)):
+        run_alone(score("validate", part, root, options))
+        found[part] = json.loads((root / f"{part}.json").read_text())
     return found
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from preparation.readers.posed_views import OPENGL_TO_OPENCV, PosedView, find_folders, image_files
 from preparation.readers.transforms import Values, distortion, intrinsics, merged
 from preparation.readers.windows import PathWindows, option
 from scene4d.folders import natural_key
+from scene4d.pictures import open_picture
 from scene4d.sample_format import SceneSample
 
 logger = logging.getLogger(__name__)
@@ -103,5 +103,5 @@ def _full_size(scene: Path, name: str, picture: Path, values: Values) -> tuple[i
     full = next(iter(_with_suffix(scene / name)), None)
     if full is None and any(key in values for key in ("fl_x", "fl_y", "cx", "cy")):
         raise ValueError(f"expected keys 'w' and 'h', since {scene / name} is not there to be measured")
-    with Image.open(full or picture) as image:
+    with open_picture(full or picture) as image:
         return image.size

@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Float, Float32
 from numpy import ndarray
 from numpy.typing import ArrayLike
-from PIL import Image
 
 from preparation.readers.flatness import check_depth_kind
 from preparation.readers.picture_shape import Shape, check_shape
@@ -33,6 +32,7 @@ from preparation.readers.posed_views import OPENGL_TO_OPENCV, PosedView, find_fo
 from preparation.readers.windows import RigClips, option
 from scene4d.folders import listed
 from scene4d.geometry.rotations import quaternion_to_matrix
+from scene4d.pictures import open_picture
 from scene4d.sample_format import SceneSample
 
 KINDS = ("distance", "planar")
@@ -145,7 +145,7 @@ def _view(render: Path, kind: str, label: str) -> PosedView:
         camera = json.loads(path.read_text())["camera"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected JSON with a key camera: {error!r}") from error
-    with Image.open(pictures[0]) as image:
+    with open_picture(pictures[0]) as image:
         aspect = image.width / image.height
     c2w, intrinsics = fixed_camera(camera, aspect, str(path))
     shape = Shape(aspect)
@@ -159,7 +159,7 @@ def _depth_files(
     def depths(numbers: Sequence[int]) -> Iterator[Float32[ndarray, "h w"]]:
         for number in numbers:
             try:
-                with Image.open(paths[number]) as image:
+                with open_picture(paths[number]) as image:
                     check_shape(str(paths[number]), image.size, shape)
                     yield planar_depth(np.asarray(image, np.float64), intrinsics, kind, str(paths[number]))
             except OSError as error:

@@ -86,6 +86,8 @@ def read_poses_bounds(path: Path) -> list[Camera]:
         rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: expected a numpy array of numbers: {error}") from error
+    if not isinstance(rows, ndarray):
+        raise ValueError(f"{path}: expected a numpy array of numbers, found an archive of several")
     if rows.ndim != 2 or rows.shape[1] != 17:
         raise ValueError(f"{path}: has shape {rows.shape}, expected (n, 17)")
     return [_camera(row[:15].reshape(3, 5)) for row in rows.astype(np.float64)]

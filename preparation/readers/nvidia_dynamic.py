@@ -17,12 +17,12 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from PIL import Image
 
 from preparation.readers.picture_shape import Shape
 from preparation.readers.posed_views import PosedView, find_folders, image_files
 from preparation.readers.windows import RigClips, option
 from scene4d.folders import listed
+from scene4d.pictures import open_picture
 from scene4d.sample_format import SceneSample
 
 OFF_CENTRE = 0.2  # of the width or height; no lens is so far off, but cameras of other pictures are
@@ -68,7 +68,7 @@ def _view(folder: Path, pictures: list[Path]) -> PosedView:
     c2w = np.eye(4)
     c2w[:3, :3], c2w[:3, 3] = extrinsic[1:].T, extrinsic[0]
     try:
-        with Image.open(pictures[0]) as image:
+        with open_picture(pictures[0]) as image:
             width, height = image.size
     except OSError as error:
         raise ValueError(f"{pictures[0]}: expected a picture: {error}") from error

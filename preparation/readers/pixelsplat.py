@@ -27,6 +27,7 @@ from preparation.readers.posed_views import PosedView
 from preparation.readers.realestate import camera_of_row, shape_of
 from preparation.readers.windows import PathWindows
 from preparation.writing.jobs import SkippedScene
+from scene4d.pictures import open_picture
 from scene4d.sample_format import SceneSample
 
 
@@ -89,7 +90,9 @@ class _Jpeg:
 
     def __call__(self, numbers: Sequence[int]) -> Iterator[Image.Image]:
         for _ in numbers:
-            image = as_calibrated(Image.open(io.BytesIO(self.data.numpy().tobytes())), self.name, self.shape)
+            image = as_calibrated(
+                open_picture(io.BytesIO(self.data.numpy().tobytes())), self.name, self.shape
+            )
             check_shape(self.name, image.size, self.shape)
             yield image.convert("RGB")
 

@@ -19,6 +19,7 @@ from PIL import Image
 from preparation.readers.picture_shape import Shape, as_calibrated, check_shape
 from preparation.rendering.lens import Distortion, undistort
 from scene4d.folders import is_hidden
+from scene4d.pictures import open_picture
 from scene4d.sample_format import SceneSample
 
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])  # right-multiplied to a c2w with y up, z backward
@@ -125,7 +126,7 @@ def image_files(
     def frames(numbers: Sequence[int]) -> Iterator[Image.Image]:
         for number in numbers:
             try:
-                with Image.open(paths[number]) as image:
+                with open_picture(paths[number]) as image:
                     upright = as_calibrated(image, str(paths[number]), shape)
                     check_shape(str(paths[number]), upright.size, shape)
                     yield _on_white(upright)

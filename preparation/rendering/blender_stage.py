@@ -17,6 +17,7 @@ from numpy import ndarray
 from PIL import Image
 
 from preparation.rendering.gltf_file import Animation, GltfFile
+from scene4d.pictures import open_picture
 
 NOT_EXPORTED = "glTF_not_exported"  # the importer's collection for the shapes of bones
 SUN, AMBIENT = 2.5, 0.7
@@ -139,7 +140,7 @@ def render(
         scene.render.filepath = f"{folder}/picture.png"
         scene.node_tree.nodes["depth"].base_path = folder
         bpy.ops.render.render(write_still=True)
-        with Image.open(scene.render.filepath) as picture:
+        with open_picture(scene.render.filepath) as picture:
             white = Image.new("RGBA", picture.size, "white")
             image = np.asarray(Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB"))
         (path,) = Path(folder).glob("depth*.exr")

@@ -16,6 +16,7 @@ from preparation.synthetic.g3d import G3DMesh
 from preparation.synthetic.object_clips import Clip, drawable_meshes
 from preparation.writing.jobs import SkippedScene
 from scene4d.geometry.trajectories import arc
+from scene4d.pictures import open_picture
 from scene4d.sample_format import SceneSample
 
 SOURCE = "objects"
@@ -210,7 +211,7 @@ def _fit(frames: list[list[Mesh]], c2w: Float32[ndarray, "v 4 4"], half_fov: flo
 @lru_cache(maxsize=64)
 def _texture(path: Path) -> UInt8[ndarray, "h w 3"]:
     """Reads the colours of a texture file, at most `TEXTURE_SIZE` pixels along its longer side."""
-    image = Image.open(path).convert("RGB")
+    image = open_picture(path).convert("RGB")
     longest = max(image.size)
     if longest > TEXTURE_SIZE:
         width, height = (max(1, round(side * TEXTURE_SIZE / longest)) for side in image.size)

@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from preparation.synthetic.content_split import content_groups, content_hash, family, select_split
 from scene4d.folders import listed_below
+from scene4d.pictures import open_picture
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, sigma: float, channels: i
 def _tiled(file: Path, rng: np.random.Generator, size: int, tiles: int) -> UInt8[ndarray, "size size 3"]:
     """Joins turned and mirrored copies, raises contrast to a common level, and varies light and colour smoothly."""
     side = -(-size // tiles)
-    with Image.open(file) as opened:
+    with open_picture(file) as opened:
         tile = np.asarray(opened.convert("RGB").resize((side, side), Image.Resampling.BICUBIC), np.float32)
     mean = tile.mean((0, 1))
     tile = (tile - mean) * max(1.0, min(2.5, 28 / tile.std((0, 1)).mean())) + mean
@@ -137,6 +138,6 @@ def _tiled(file: Path, rng: np.random.Generator, size: int, tiles: int) -> UInt8
 
 def _is_usable(path: Path) -> bool:
     """Tells whether a picture is neither plain nor nearly black or white."""
-    with Image.open(path) as opened:
+    with open_picture(path) as opened:
         pixels = np.asarray(opened.convert("RGB").resize((64, 64)), np.float32)
     return bool(pixels.std((0, 1)).mean() > LEAST_CONTRAST and MEAN_RANGE[0] < pixels.mean() < MEAN_RANGE[1])

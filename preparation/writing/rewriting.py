@@ -35,12 +35,12 @@ class RewriteJob(Job, Protocol):
 JobT = TypeVar("JobT", bound=RewriteJob)
 
 
-def rewriting_parser(description: str | None, part: str, does: str) -> ArgumentParser:
+def rewriting_parser(description: str | None, part: str = "", does: str = "") -> ArgumentParser:
     """The options that all these commands share.
 
     Args:
         description: The help of the command.
-        part: Option that takes the class path and the arguments of the network.
+        part: Option that takes the class path and the arguments of the network; empty where there is none.
         does: What its device does, for the help.
     """
     parser = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,8 +50,9 @@ def rewriting_parser(description: str | None, part: str, does: str) -> ArgumentP
     add("--output", type=Path, required=True, help="folder of the new shards and of reports/")
     add("--part", type=str, default="0/1", help="i/n: make only every n-th shard, starting with shard i")
     add("--workers", type=int, default=1, help="number of processes; each writes one shard at a time")
-    add("--device", type=str, default="cpu", help=f"device that {does}, for example cuda:0")
-    parser.add_subclass_arguments(nn.Module, part, required=True)
+    if part:
+        add("--device", type=str, default="cpu", help=f"device that {does}, for example cuda:0")
+        parser.add_subclass_arguments(nn.Module, part, required=True)
     return parser
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 def is_first_rank() -> bool:
@@ -31,6 +35,15 @@ def share_of_mean(count: int, device: torch.device) -> float:
     total = torch.tensor([count], dtype=torch.float32, device=device)
     dist.all_reduce(total)
     return count * dist.get_world_size() / max(total.item(), 1.0)
+
+
+def from_all_ranks(value: Value) -> list[Value]:
+    """What every rank gives, in the order of ranks; every rank must call it, with numbers, texts and lists of them."""
+    if not dist.is_initialized():
+        return [value]
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def from_first_rank(tensor: Tensor) -> Tensor:

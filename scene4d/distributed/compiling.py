@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 
@@ -25,4 +27,9 @@ def compile_blocks(network: HasBlocks) -> None:
     C++ compiler on the CPU.
     """
     for block in network.blocks:
-        block.compile()
+        if isinstance(block.forward, partial):
+            # `checkpoint` is a function that torch never compiles from, called by `Module.compile` as it stands; inside
+            # a compiled function it is a node of the graph
+            block.forward = torch.compile(block.forward)
+        else:
+            block.compile()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from scene4d.distributed.agreement import is_first_rank
+from scene4d.distributed.agreement import from_all_ranks, is_first_rank
 from scene4d.evaluation.rows import Row
 from scene4d.types import SceneBatch
 
@@ -72,6 +72,19 @@ class SceneScores(Metric):
         self.add_state("ids", [], dist_reduce_fx="cat")  # each 1 x (source, scene, method)
         self.add_state("values", [], dist_reduce_fx="cat")  # each 1 x scores, NaN where there is none
         self.add_state("failures", [], dist_reduce_fx="cat")  # each 1, whether the method failed
+        self._begin()
+
+    def reset(self) -> None:
+        """Forgets all scores."""
+        super().reset()
+        self.sources.clear()
+        self._begin()
+
+    def _begin(self) -> None:
+        """No scenes, in tensors that can be joined with those of other ranks: this one may get none."""
+        self.ids = [torch.empty(0, 3, dtype=torch.int64, device=self.device)]
+        self.values = [torch.empty(0, len(self.scores), dtype=torch.float64, device=self.device)]
+        self.failures = [torch.empty(0, dtype=torch.uint8, device=self.device)]
 
     def update(
         self, source: str, key: str, method: str, scores: dict[str, float], failed: bool = False
@@ -101,9 +114,12 @@ class SceneScores(Metric):
         self.values.append(torch.tensor([row], dtype=torch.float64, device=self.device))
 
     def compute(self) -> list[Row]:
-        """Rows in the order of sources as they came, methods and scores; those without any value are left out."""
-        if not len(self.ids):
-            return []
+        """Rows in the order of sources as they came, methods and scores; those without any value are left out.
+
+        Every rank must call it, also one that has scored nothing; all get the same rows.
+        """
+        everywhere = from_all_ranks(self.sources)  # one order, whatever a rank has met first
+        self.sources = {number: source for known in everywhere for number, source in known.items()}
         if is_first_rank():
             self._warn_of_failures()
         ids, values = dim_zero_cat(self.ids).tolist(), dim_zero_cat(self.values).tolist()

@@ -1,9 +1,9 @@
 """Fused view-time self-attention: every token sees its own view and its own time in one softmax.
 
-One door, `fused_view_time_attention`, with two kinds of backends behind it: the merged form of
-`merged_attention.py` (exact, about a quarter of the work of a mask on an 8 x 8 grid), and `masked`, its
-plain twin: SDPA with a dense mask. The merged form is a `torch.library` operator, so torch.compile,
-activation checkpointing and the FLOP counter see one node. It has no double backward.
+One door, `fused_view_time_attention`, with three kinds of backends behind it: the merged form of
+`merged_attention.py` (exact, about a quarter of the work of a mask on an 8 x 8 grid), `flex`, which skips blocks of
+a mask, and `masked`, the plain twin of both: SDPA with a dense mask. The merged form is a `torch.library` operator, so
+torch.compile, activation checkpointing and the FLOP counter see one node. It has no double backward.
 """
 
 import math
@@ -13,11 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from scene4d.kernels.dense_attention import CPU, CUDNN, EFFICIENT, FLASH, MATH, accumulation_dtype
+from scene4d.kernels.dense_attention import (
+    CPU,
+    CUDNN,
+    EFFICIENT,
+    FLASH,
+    HALF,
+    MATH,
+    accumulation_dtype,
+)
+from scene4d.kernels.flex_attention import flex_view_time_attention
 from scene4d.kernels.merged_attention import merged_backward, merged_forward
 
-KERNELS = {"cpu": CPU, "math": MATH, "flash": FLASH, "efficient": EFFICIENT, "cudnn": CUDNN}
-BACKENDS = ("auto", "masked", *KERNELS)
+KERNELS = {kernel.name: kernel for kernel in (CPU, MATH, FLASH, EFFICIENT, CUDNN)}
+BACKENDS = ("auto", "masked", "flex", *KERNELS)
 
 
 def fused_view_time_attention(
@@ -40,18 +49,21 @@ def fused_view_time_attention(
             they are cast to its dtype, as SDPA does.
         grid: (V, T, S): views, times (latent frames), tokens per frame.
         scale: Factor of the logits; None means 1 / sqrt(d).
-        backend: `auto` picks by device: cpu on the CPU, flash or efficient on CUDA, math elsewhere.
-            cpu, math, flash, efficient and cudnn name the dense kernel of the merged form; masked is
-            SDPA with an l x l mask, for comparison. The three CUDA kernels were never run.
+        backend: `auto` picks by device and dtype: cpu on the CPU; flash (half precision) or efficient (float32) on
+            CUDA; math wherever these do not fit. cpu, math, flash, efficient and cudnn name the dense kernel of the
+            merged form. flex is torch's FlexAttention, compiled for every grid, with gradients on CUDA only. masked
+            is SDPA with an l x l mask, for comparison. The CUDA kernels were never run.
 
     Returns:
         `b l h d`.
 
     Raises:
-        ValueError: Shapes or dtypes of q, k, v differ, l is not V T S, or the backend is unknown.
+        ValueError: Shapes or dtypes of q, k, v differ, l is not V T S, the backend is unknown, or it does not take
+            their device, dtype or number of channels.
     """
     device = q.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # torch.amp.is_autocast_available breaks the graph of torch 2.11
+    if device in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(device):
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     _check(q, k, v, grid, backend)
     views, times, tokens = grid
@@ -63,9 +75,11 @@ def fused_view_time_attention(
         return _dense(q, k, v, scale, None)
     if backend == "masked":
         return _dense(q, k, v, scale, view_time_mask(grid, q.device))
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if backend == "flex":
+        return flex_view_time_attention(q, k, v, grid, scale)
     if backend == "auto":
         backend = _choose_backend(q)
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     return torch.ops.scene4d.fused_view_time_attention(q, k, v, views, times, tokens, scale, backend)[0]
 
 
@@ -87,9 +101,8 @@ def _choose_backend(q: Tensor) -> str:
         return "cpu"
     if q.device.type != "cuda":
         return "math"
-    head_dim = q.shape[-1]
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    return "flash" if half and head_dim <= 256 and head_dim % 8 == 0 else "efficient"
+    kernel = FLASH if q.dtype in HALF else EFFICIENT
+    return "math" if kernel.refusal(q) else kernel.name
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int], backend: str) -> None:
@@ -103,6 +116,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int, int], backend:
         raise ValueError(f"q, k, v must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
     if q.shape[1] != math.prod(grid):
         raise ValueError(f"{q.shape[1]} tokens are not views x times x tokens = {' x '.join(map(str, grid))}")
+    refusal = KERNELS[backend].refusal(q) if backend in KERNELS else None
+    if refusal is not None:
+        raise ValueError(f"attention backend {backend!r} {refusal}")
 
 
 @torch.library.custom_op("scene4d::fused_view_time_attention", mutates_args=())

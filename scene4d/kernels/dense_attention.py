@@ -5,7 +5,8 @@ Every kernel is a pair `forward(q, k, v, scale) -> out, lse` and
 `n h l d` and lse (natural logarithm) of shape `n h l`. Handing the backward the out and lse of a softmax
 over MORE keys than k gives exactly these keys' share of its gradients, as ring attention does.
 
-Only `CPU` and `MATH` were ever run; the CUDA kernels were checked for shapes under fake tensors alone.
+Only `CPU` and `MATH` were ever run; the CUDA kernels were checked for shapes under fake tensors alone. The latter read
+rows of channels 16 bytes at a time. Without dropout they read no seed.
 """
 
 from __future__ import annotations
@@ -21,14 +22,46 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_
 
 aten = torch.ops.aten
 Shape = tuple[int, ...]
+HALF = (torch.float16, torch.bfloat16)
+ROW = 16  # bytes that a CUDA kernel reads at a time
 
 
 @dataclass(frozen=True)
 class DenseKernel:
-    """A forward and a backward of dense attention; see the top of this file for both signatures."""
+    """A forward and a backward of dense attention, and what they take; see the top of this file for both signatures.
 
+    Args:
+        name: The name that users give.
+        forward: Gives output and log-sum-exp.
+        backward: Gives the gradients of q, k and v.
+        device: The only type of device; None means any.
+        dtypes: The only dtypes; empty means any.
+        most_channels: The largest head.
+    """
+
+    name: str
     forward: Callable[..., tuple[Tensor, Tensor]]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    device: str | None = None
+    dtypes: tuple[torch.dtype, ...] = ()
+    most_channels: int | None = None
+
+    def refusal(self, q: Tensor) -> str | None:
+        """Why the kernel does not take tensors such as q, the end of a sentence; None if it does."""
+        channels = q.shape[-1]
+        if self.device not in (None, q.device.type):
+            return f"runs on {self.device}, got tensors on {q.device.type}"
+        if self.dtypes and q.dtype not in self.dtypes:
+            return f"takes {' or '.join(map(_short, self.dtypes))}, got {_short(q.dtype)}"
+        if self.most_channels is not None and channels > self.most_channels:
+            return f"takes heads of at most {self.most_channels} channels, got {channels}"
+        if self.device == "cuda" and channels * q.itemsize % ROW:
+            return f"takes heads of a multiple of {ROW // q.itemsize} channels, got {channels}"
+        return None
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -107,7 +140,7 @@ def _cudnn_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tenso
     out, lse, *_ = aten._scaled_dot_product_cudnn_attention(
         q, k, v, None, True, 0.0, False, False, scale=scale
     )
-    return out, lse.squeeze(-1)
+    return out, lse.reshape(q.shape[:-1])  # its last axis is 1
 
 
 def _cudnn_backward(
@@ -121,11 +154,13 @@ def _cudnn_backward(
     )
 
 
-CPU = DenseKernel(_cpu_forward, _cpu_backward)
-MATH = DenseKernel(_math_forward, _math_backward)
-FLASH = DenseKernel(_flash_forward, _flash_backward)  # never run
-EFFICIENT = DenseKernel(_efficient_forward, _efficient_backward)  # never run
-CUDNN = DenseKernel(_cudnn_forward, _cudnn_backward)  # never run
+CPU = DenseKernel("cpu", _cpu_forward, _cpu_backward, "cpu")
+MATH = DenseKernel("math", _math_forward, _math_backward)
+FLASH = DenseKernel("flash", _flash_forward, _flash_backward, "cuda", HALF, 256)  # never run
+EFFICIENT = DenseKernel(  # never run
+    "efficient", _efficient_forward, _efficient_backward, "cuda", (*HALF, torch.float32)
+)
+CUDNN = DenseKernel("cudnn", _cudnn_forward, _cudnn_backward, "cuda", HALF, 128)  # never run
 
 
 def _count_flops(

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from scene4d.networks.pretrained import refuse_meta_device
+from scene4d.networks.weight_index import refuse_foreign_files
 
 M = TypeVar("M", bound="DiffusersModel")
 
@@ -56,6 +57,7 @@ def load_diffusers_model(model_class: type[M], pretrained: str, subfolder: str, 
     except OSError as error:
         raise ValueError(f"{what}: {_what_to_do(Path(pretrained), subfolder, error)}") from error
     _refuse_other_class(model_class, config, what)
+    refuse_foreign_files(Path(pretrained) / subfolder, what)
     try:
         model, info = model_class.from_pretrained(
             pretrained, subfolder=subfolder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True

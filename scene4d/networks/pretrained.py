@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
+from scene4d.distributed.checkpoint_folder import why_unreadable
+from scene4d.distributed.sharding import gather, total_norm
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
 from scene4d.networks.recorded_base import refuse_missing_base
+from scene4d.networks.weight_index import refuse_foreign_files
 
 P = TypeVar("P", bound="Pretrained")
 
@@ -93,6 +96,8 @@ def refuse_meta_device(what: str) -> None:
 def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
     """Checks weights that are about to be saved or used: one that is NaN or infinite spoils every result in silence.
 
+    Every rank must call it if tensors are split over ranks, and all raise together.
+
     Args:
         weights: Tensors by name.
         what: What the weights belong to; the message begins with it.
@@ -100,21 +105,13 @@ def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
     Raises:
         ValueError: A tensor holds NaN or infinity; names the first and counts all.
     """
-    real = [value.detach() for value in weights.values() if value.is_floating_point()]
-    if not real or bool(get_total_norm(real).isfinite()):  # ten times as fast as looking at every number
+    real = [value for value in weights.values() if value.is_floating_point()]
+    if not real or bool(total_norm(real).isfinite()):  # ten times as fast as looking at every number
         return
-    broken = [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    broken = [name for name, value in weights.items() if not bool(gather(value).isfinite().all())]
     if broken:  # otherwise the norm alone was too large
         counted = f"{len(broken)} of {len(weights)} tensors hold NaN or infinity"
         raise ValueError(f"{what}: {counted}, the first is {broken[0]!r}")
-
-
-def why_unreadable(error: Exception) -> str:
-    """Why torch.load failed, in one line, without torch's advice to unpickle whatever is there."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if not reason.startswith("Weights only load failed"):
-        return reason
-    return "it holds something other than plain values and tensors, and nothing else is ever unpickled"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -179,7 +176,16 @@ class Pretrained(Protocol):
     """The part of transformers' models and tokenizers that loads them."""
 
     @classmethod
-    def from_pretrained(cls: type[P], pretrained: str, *, subfolder: str, torch_dtype: torch.dtype) -> P: ...
+    def from_pretrained(
+        cls: type[P],
+        pretrained: str,
+        *,
+        subfolder: str,
+        torch_dtype: torch.dtype,
+        use_safetensors: bool,
+        trust_remote_code: bool,
+        output_loading_info: bool,
+    ) -> P | tuple[P, dict[str, Any]]: ...
 
 
 def from_pretrained(model_class: type[P], pretrained: str, subfolder: str, dtype: torch.dtype) -> P:
@@ -187,17 +193,28 @@ def from_pretrained(model_class: type[P], pretrained: str, subfolder: str, dtype
 
     Raises:
         ValueError: `pretrained` is neither a local folder nor reachable on the hub (says which files to put where),
-            or the default device is meta.
+            weights are missing, which transformers would make up, or the default device is meta.
     """
-    refuse_meta_device(f"cannot load {model_class.__name__} from {pretrained!r}")
-    try:
-        return model_class.from_pretrained(pretrained, subfolder=subfolder, torch_dtype=dtype)
-    except OSError as error:
+    what = f"cannot load {model_class.__name__} from {pretrained!r}"
+    refuse_meta_device(what)
+    refuse_foreign_files(Path(pretrained) / subfolder, what)
+    try:  # no pickles, and no code that lies beside the files
+        loaded = model_class.from_pretrained(
+            pretrained, subfolder=subfolder, torch_dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=issubclass(model_class, torch.nn.Module),
+        )  # fmt: skip
+    except (OSError, SafetensorError) as error:
         raise ValueError(
-            f"cannot load {model_class.__name__} from {pretrained!r}: {str(error).splitlines()[0]} "
+            f"{what}: {str(error).splitlines()[0]} "
             f"Without a network, download that repository elsewhere and put config.json and the *.safetensors "
             f"files into a folder {subfolder!r} below a local folder, then give that folder's path instead."
         ) from error
+    if not isinstance(loaded, tuple):  # a tokenizer
+        return loaded
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{what}: its weights lack {missing[0]!r} ({len(missing)} in all)")
+    return model
 
 
 def _explain_mismatch(own: dict[str, Tensor], given: dict[str, Tensor], name: str) -> None:

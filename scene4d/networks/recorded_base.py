@@ -41,7 +41,10 @@ def recorded_bases(paths: Sequence[str]) -> list[dict[str, Any]]:
     records = []
     for path in paths:
         if Path(path).is_file() and Path(path).suffix != ".safetensors":
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            try:
+                content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            except Exception:  # a dozen types
+                continue  # `read_weights` will say what is wrong
             if isinstance(content, dict) and KEY in content:
                 records.append(content[KEY])
     return records

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import warnings
 
-import av
 import numpy as np
-from av.video.reformatter import ColorRange, VideoReformatter
 from jaxtyping import UInt8
+
+from scene4d.video_files.pyav import av
 
 # numbers of ITU-T H.273, table 4
 RGB, BT709, UNNAMED, RESERVED, FCC, BT470BG, BT601, SMPTE240M, BT2020 = 0, 1, 2, 3, 4, 5, 6, 7, 9
@@ -22,6 +22,7 @@ HDR = {16: "PQ", 18: "HLG"}  # table 3
 HD_WIDTH, SD_HEIGHT = 1280, 576
 # PyAV up to 16 hands the matrix on to swscale only where it differs from the target's; so does 17 by its own tags
 ANOTHER = 5
+FULL_RANGE, LIMITED_RANGE = 2, 1  # AVColorRange, which PyAV calls JPEG and MPEG
 # bilinear, full chroma in and out, accurate rounding: flags of libswscale; PyAV names them from 18 on
 EXACT = 0x2 | 0x2000 | 0x4000 | 0x40000
 FULL_OF_LIMITED = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
@@ -37,7 +38,7 @@ class RGBFrames:
     def __init__(self, unnamed: int | None = None) -> None:
         self.unnamed = unnamed
         self.reformatter = (
-            VideoReformatter()
+            av.video.reformatter.VideoReformatter()
         )  # one for all frames: each call of frame.to_ndarray would set up its own
 
     def convert(self, frame: av.VideoFrame, width: int = 0, height: int = 0) -> UInt8[np.ndarray, "h w 3"]:
@@ -51,15 +52,13 @@ class RGBFrames:
         if not (frame.format.is_rgb or frame.format.has_palette):
             matrix = self._matrix(frame)
             options = {"src_colorspace": matrix, "dst_colorspace": ANOTHER}
-            options |= {"src_color_range": _range(frame), "dst_color_range": int(ColorRange.JPEG)}
+            options |= {"src_color_range": _range(frame), "dst_color_range": FULL_RANGE}
         if max(part.bits for part in frame.format.components) > 8:
             options["interpolation"] = EXACT  # the short way is off by up to 4 levels
         pixels = self.reformatter.reformat(
             frame, width or frame.width, height or frame.height, "rgba" if transparent else "rgb24", **options
         ).to_ndarray()
-        if _is_gray(frame) and int(frame.color_range) == int(
-            ColorRange.MPEG
-        ):  # swscale takes all gray for full
+        if _is_gray(frame) and int(frame.color_range) == LIMITED_RANGE:  # swscale takes all gray for full
             pixels[..., :3] = FULL_OF_LIMITED[pixels[..., :3]]
         return _on_white(pixels) if transparent else pixels
 
@@ -83,12 +82,8 @@ def warn_of_hdr(path: str, transfer: int) -> None:
 
 
 def _range(frame: av.VideoFrame) -> int:
-    full = (
-        _is_gray(frame)
-        or frame.format.name.startswith("yuvj")
-        or int(frame.color_range) == int(ColorRange.JPEG)
-    )
-    return int(ColorRange.JPEG if full else ColorRange.MPEG)
+    full = _is_gray(frame) or frame.format.name.startswith("yuvj") or int(frame.color_range) == FULL_RANGE
+    return FULL_RANGE if full else LIMITED_RANGE
 
 
 def _is_gray(frame: av.VideoFrame) -> bool:

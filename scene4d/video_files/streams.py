@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
-
-import av
-from av.container import InputContainer
-from av.video.codeccontext import VideoCodecContext
-from av.video.stream import VideoStream
+from typing import IO, NamedTuple
 
 from scene4d.video_files.colours import warn_of_hdr
+from scene4d.video_files.pyav import av
 
 # one packet of these is one frame that is shown, so that their times need no decoding
 FRAME_PER_PACKET = {"h264", "hevc", "mpeg4", "mjpeg", "prores", "ffv1"}
+NO_PROTOCOL = {"protocol_whitelist": "none"}
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the alpha of WebM
 
 
@@ -96,22 +93,30 @@ def naming(path: str | Path) -> Iterator[None]:
         raise ValueError(f"video {str(path)!r} cannot be decoded: {error}") from error
 
 
+def open_alone(file: IO[bytes]) -> av.container.InputContainer:
+    """Opens a video that may come from a stranger: it reads its own bytes alone.
+
+    Some formats of FFmpeg are scripts, which name other files or ports of the network. Without any protocol they fail.
+    """
+    return av.open(file, "r", metadata_errors="ignore", options=NO_PROTOCOL)
+
+
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     if not Path(path).is_file():
         raise ValueError(f"video {str(path)!r} does not exist")
     # a file, not its name: FFmpeg takes some names for patterns
-    with naming(path), open(path, "rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+    with naming(path), open(path, "rb") as file, open_alone(file) as container:
         if container.format.name == "tty" or not container.streams.video:  # FFmpeg would film a text
             raise ValueError("it holds no pictures")
         yield container, container.streams.video[0]
 
 
-def _rate(stream: VideoStream) -> float:
+def _rate(stream: av.VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or 25)
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+def _frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     name = ALPHA_DECODERS.get(stream.codec_context.name, "")
     if (
         stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) != "1"
@@ -119,6 +124,6 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[av.Video
     ):
         yield from container.decode(stream)
         return
-    decoder: VideoCodecContext = av.CodecContext.create(name, "r")  # type: ignore[assignment]  # a video's is one
+    decoder: av.VideoCodecContext = av.CodecContext.create(name, "r")  # type: ignore[assignment]  # a video's is one
     for packet in container.demux(stream):
         yield from decoder.decode(packet if packet.size else None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-import av
 import numpy as np
 from jaxtyping import Float, Shaped
+
+from scene4d.video_files.pyav import av
 
 SQUARE = 0.005  # pixels whose sides differ by less are square: cameras write 3201:3200
 WIDEST = 8  # times as wide as high, or the other way round; beyond, the file is wrong

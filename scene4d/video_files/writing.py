@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import UInt8
+
+from scene4d.video_files.pyav import av
 
 # swscale converts RGB with the matrix of BT.601; a player would take a large video that does not say so for BT.709
 COLOURS = {

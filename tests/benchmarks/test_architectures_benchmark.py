@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.architectures import cost, main
-from benchmarks.memory import Grid
+from benchmarks.grids import Grid
 from scene4d.networks import WanGridTransformer
 from scene4d.networks.pretrained import read_weights
 

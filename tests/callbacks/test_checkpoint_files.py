@@ -8,7 +8,13 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors.torch import save_file
 
-from callbacks.checkpoint_files import WholeCheckpoints, newest_checkpoint, own_path, with_whole_checkpoints
+from callbacks.checkpoint_files import (
+    WholeCheckpoints,
+    newest_checkpoint,
+    own_path,
+    read_checkpoint,
+    with_whole_checkpoints,
+)
 
 CONTENT = {
     "state_dict": {"network.w": torch.zeros(1000)},
@@ -118,9 +124,13 @@ def test_last_falls_back_to_the_newest_whole_checkpoint(tmp_path, caplog):
         newest_checkpoint([tmp_path])
 
 
-def test_a_checkpoint_of_many_files_is_a_folder(tmp_path):
+def test_a_folder_whose_first_checkpoint_was_cut_off_is_none_yet(tmp_path):
     (tmp_path / "last.ckpt").mkdir()
-    assert newest_checkpoint([tmp_path]) == tmp_path / "last.ckpt"
+    assert newest_checkpoint([tmp_path]) is None
+    assert own_path(tmp_path, None, of_many_ranks=True) == tmp_path / "last.ckpt"
+    assert own_path(tmp_path, None) == tmp_path / "last-v1.ckpt"
+    with pytest.raises(ValueError, match="last.ckpt' lacks state.ckpt: it was never completed"):
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_the_file_of_a_run(tmp_path):

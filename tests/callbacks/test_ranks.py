@@ -1,15 +1,17 @@
 """Processes of one run: none is left behind, all wait for the last, and what would train apart is refused."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+import torch.distributed
 
-from callbacks.ranks import LAUNCHER, lost_rank, refuse_strategy
+from callbacks.endings import line_of
+from callbacks.ranks import LAUNCHER, _launched_by, lost_rank
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,24 +50,36 @@ def test_when_one_rank_dies_all_end(tmp_path, mode):
         process.wait()
 
 
-@pytest.mark.parametrize("strategy", ["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_spawn",
-                                      DDPStrategy(), SingleDeviceStrategy()])  # fmt: skip
-def test_strategies_that_exchange_gradients_are_taken(strategy):
-    refuse_strategy(strategy)
-
-
-@pytest.mark.parametrize("strategy, name", [
-    ("fsdp", "'fsdp'"), ("deepspeed_stage_2", "'deepspeed_stage_2'"), ("xla", "'xla'"),
-    (ModelParallelStrategy(), "ModelParallelStrategy"),
-])  # fmt: skip
-def test_other_strategies_are_refused(strategy, name):
-    with pytest.raises(ValueError) as error:
-        refuse_strategy(strategy)
-    assert str(error.value) == f"trainer.strategy is {name}, which is not supported; use auto or ddp"
-
-
 @pytest.mark.parametrize("text, lost", [
     ("[pair.cc:534] Connection closed by peer [127.0.0.1]:4711", True), ("shapes differ", False),
 ])  # fmt: skip
 def test_an_error_that_only_says_that_another_rank_has_ended(text, lost):
     assert lost_rank(RuntimeError(text)) is lost
+
+
+def test_a_port_in_use_is_no_lost_rank():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(torch.distributed.DistNetworkError) as error:
+            torch.distributed.TCPStore("127.0.0.1", port, is_master=True)
+    assert line_of(error.value) == (
+        f"port {port} of this machine is in use by another program: set MASTER_PORT to a free one"
+    )
+
+
+def test_who_has_started_a_rank(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    assert _launched_by() is None
+    monkeypatch.setenv(LAUNCHER, str(os.getppid()))
+    assert _launched_by() == os.getppid()
+    monkeypatch.setenv(LAUNCHER, str(os.getpid()))  # it lives, but has not started this process
+    assert _launched_by() is None
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setenv(LAUNCHER, str(ended.pid))  # rank 0 failed while this process was still importing
+    assert _launched_by() == ended.pid
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # torchrun ends its processes itself
+    assert _launched_by() is None

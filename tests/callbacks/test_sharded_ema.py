@@ -52,15 +52,15 @@ def test_sharded_averages_equal_plain_ones(mesh):
     run(module, ours)
     run(plain, theirs)
     assert all(isinstance(value, DTensor) for value in ours.averages.values())
-    for name, value in theirs.whole_averages().items():
-        assert torch.equal(ours.whole_averages()[name], value), name
+    for name, value in theirs.current().items():
+        assert torch.equal(gather(ours.current()[name]), value), name
 
 
 def test_swap_reaches_the_gathered_parameters_and_comes_back(mesh):
     module, ema, x = sharded(mesh), ExponentialMovingAverage(0.5), torch.ones(1, 4)
     run(module, ema)
     reference = Holder()
-    reference.load_state_dict(ema.whole_averages())
+    reference.load_state_dict({name: gather(value) for name, value in ema.current().items()})
     trained = {name: gather(p) for name, p in trainable(module).items()}
     with torch.no_grad():
         before = module.network(x)  # leaves the root gathered

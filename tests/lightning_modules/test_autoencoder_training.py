@@ -26,10 +26,10 @@ def batch(seed: int) -> SceneBatch:
     )  # fmt: skip
 
 
-def fit(module: AutoencoderTraining, steps: int) -> None:
+def fit(module: AutoencoderTraining, steps: int, log_every: int = 50) -> None:
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=False, log_every_n_steps=log_every,
     )  # fmt: skip
     trainer.fit(module, DataLoader([batch(k) for k in range(steps)], batch_size=None))
 
@@ -82,3 +82,13 @@ def test_a_pattern_that_names_nothing_is_an_error():
     wrong = module(trainable=["^decodr"])
     with pytest.raises(ValueError, match="decodr"):
         wrong.configure_model()
+
+
+@pytest.mark.parametrize("log_every, kept", [(0, 0), (2, 1), (5, 3)])
+def test_figures_wait_for_the_log_and_for_nothing_else(log_every, kept):
+    trained = module()
+    trained.configure_model()
+    fit(trained, 3, log_every)
+    expected = {"train/loss", "train/psnr"} if kept else set()
+    assert len(trained.figures._values) == kept
+    assert trained.figures.take().keys() == expected

@@ -188,5 +188,7 @@ def test_without_an_interval_nothing_is_logged(tmp_path):
 def test_strategies_whose_ranks_would_train_apart_are_refused(strategy):
     module, made = Faulty(), type(strategy, (), {})()
     module._trainer = type("T", (), {"strategy": made, "precision": "32-true"})()
-    with pytest.raises(ValueError, match=f"strategy is {strategy}, which is not supported; use auto or ddp"):
+    with pytest.raises(
+        ValueError, match=f"strategy is {strategy}, which is not supported; use auto, ddp or fsdp2"
+    ):
         module.setup("fit")

@@ -24,7 +24,9 @@ def build(losses=None, **settings):
     losses = losses or [ImageLoss()]
     module = GaussianReconstruction(make_network, losses, optimizer, **settings)
     module.log = module.log_dict = lambda *_, **__: None
-    module.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, world_size=1, global_rank=0)
+    module.trainer = SimpleNamespace(
+        accumulate_grad_batches=1, global_step=0, distributed_sampler_kwargs=None
+    )  # fmt: skip
     module.configure_model()
     return module
 

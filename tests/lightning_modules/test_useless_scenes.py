@@ -21,7 +21,9 @@ def build(kind):
         losses = [ImageLoss(), DepthLoss(), CameraLoss(), MatchingLoss(0.1)]
         module = kind(make_network, losses, optimizer, trainable=[".*"], refine=True)
     module.log = module.log_dict = lambda *_, **__: None
-    module.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, world_size=1, global_rank=0)
+    module.trainer = SimpleNamespace(
+        accumulate_grad_batches=1, global_step=0, distributed_sampler_kwargs=None
+    )  # fmt: skip
     module.configure_model()
     return module
 

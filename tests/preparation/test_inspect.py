@@ -80,7 +80,7 @@ def test_every_problem_is_named(shard, tmp_path, caplog):
         tar.write(bent)
     assert main([str(shard), "--sheet", str(tmp_path / "sheet.png")]) == 1
     for part in (
-        "'lost' has neither view_02",
+        "'lost' has none of view_02",
         "'bent': camera rotations are not orthonormal",
         "sha256 is",
         "samples is 0",

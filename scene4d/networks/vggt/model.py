@@ -58,6 +58,7 @@ class ReconstructionNetwork(nn.Module):
     """
 
     unused_weights: Sequence[str] = ("track_head.", "point_head.")  # of VGGT-1B
+    float32_parts: Sequence[str] = ("camera_head",)  # their blocks are never gathered in half precision
     optional_weights: Sequence[str] = (
         "aggregator.temporal",
         "aggregator.matcher.",

@@ -85,7 +85,7 @@ class ViewMatcher(nn.Module):
             raise ValueError(f"patch size {patch_size} is no multiple of the matcher's cell of {CELL} pixels")
         self.ratio = patch_size // CELL
         self.encoder = MatchingEncoder(width, features)
-        self.log_temperature = nn.Parameter(torch.tensor(2.7))
+        self.log_temperature = nn.Parameter(torch.tensor([2.7]))  # FSDP2 splits no scalar
         self.to_patches = nn.Linear(2 * CHANNELS * self.ratio**2, dim)
         self.to_cells = nn.Sequential(
             nn.Linear(2 * CHANNELS + 2, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU()

@@ -5,7 +5,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from benchmarks.architectures import cost
-from benchmarks.memory import Grid, build
+from benchmarks.grids import Grid, build
 from scene4d.networks import WanGridTransformer
 from scene4d.networks.trainable import trainable_parameters
 from scene4d.networks.wan import Diagonal, Fused, Parallel, Sequential

@@ -17,11 +17,20 @@ pytestmark = pytest.mark.slow  # minutes
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
 SHORT = ("--nodes", "2", "--ntasks-per-node", "1", "--gpus-per-node", "1", "--cpus-per-task", "1")
-STRATEGIES = {
-    "ddp": ("configs/trainer/cpu.yaml", "--trainer.strategy", "ddp")
-}  # config of the machine, options
-# when the job waits to be stopped, by its number of restarts, and how; its first start waits within its imports
-MOMENTS = {"1": ["train", 3], "2": ["val", 5], "3": ["train", 7]}
+CPU = ("--trainer.accelerator", "cpu", "--trainer.precision", "32-true")
+STRATEGIES = {  # config of the machine, options
+    "fsdp2": ("configs/trainer/fsdp2.yaml", *CPU),
+    "ddp": ("configs/trainer/cpu.yaml", "--trainer.strategy", "ddp"),
+}
+# when the job waits to be stopped, by its number of restarts; "start" is within the imports
+MOMENTS = {
+    "fsdp2": {"0": ["start"], "1": ["train", 3], "2": ["val", 5], "3": ["train", 7]},
+    "ddp": {"0": ["train", 3]},
+}
+STEPS = {  # those that each start makes
+    "fsdp2": {"0": [], "1": [1, 2, 3, 4], "2": [5], "3": [6, 7, 8], "4": [9, 10]},
+    "ddp": {"0": [1, 2, 3, 4], "1": [5, 6, 7, 8, 9, 10]},
+}
 WARNED = ("scancel", "--signal=USR1", "{job}")  # as SLURM does before the time limit
 PREEMPTED = (
     "sbatch",
@@ -34,7 +43,7 @@ PREEMPTED = (
     "--wrap",
     "true",
 )
-ENDS = (WARNED, WARNED, PREEMPTED, ("scontrol", "requeue", "{job}"))
+ENDS = {"fsdp2": (WARNED, WARNED, PREEMPTED, ("scontrol", "requeue", "{job}")), "ddp": (WARNED,)}
 
 
 def until(happened, what, seconds=240):
@@ -126,49 +135,50 @@ def without_restart(lines):
 
 @pytest.fixture(scope="module", params=list(STRATEGIES))
 def runs(slurm, tmp_path_factory, request):
-    """The folders of a run that was left alone and of one that was stopped four times, and what the latter printed."""
-    root = tmp_path_factory.mktemp(request.param)
-    stopped = Job(
-        slurm, root / "stopped", request.param, MOMENTS, WAIT_IN_IMPORTS=root / "stopped" / "imports"
-    )
-    stopped.waits("imports_0", "imports_1")
-    slurm(*(part.format(job=stopped.id) for part in ENDS[0]))
-    stopped.restarted(1)
-    whole = Job(slurm, root / "whole", request.param, {})
-    for restart in (1, 2, 3):
-        stopped.waits(f"waits_{restart}_0", f"waits_{restart}_1")
-        slurm(*(part.format(job=stopped.id) for part in ENDS[restart]))
+    """The strategy, the folders of a run that was left alone and of one that was stopped, and what the latter said."""
+    strategy, root, whole = request.param, tmp_path_factory.mktemp(request.param), None
+    moments, folder = MOMENTS[strategy], root / "stopped"
+    imports = {"WAIT_IN_IMPORTS": folder / "imports"} if moments["0"] == ["start"] else {}
+    stopped = Job(slurm, folder, strategy, moments, **imports)
+    for restart, end in enumerate(ENDS[strategy]):
+        names = "imports" if moments[str(restart)] == ["start"] else f"waits_{restart}"
+        stopped.waits(f"{names}_0", f"{names}_1")
+        slurm(*(part.format(job=stopped.id) for part in end))
         stopped.restarted(restart + 1)
+        whole = whole or Job(slurm, root / "whole", strategy, {})
     stopped.done()
     whole.done()
-    return whole.root, stopped.root, stopped.told()
+    return strategy, whole.root, stopped.root, stopped.told()
 
 
 def test_losses_and_samples_are_those_of_the_run_that_was_left_alone(runs):
-    whole, stopped, _ = runs
+    strategy, whole, stopped, _ = runs
     for expected, found in zip(records(whole, "step"), records(stopped, "step")):
         assert [line["step"] for line in expected] == [line["step"] for line in found] == [*range(1, 11)]
         assert without_restart(found) == without_restart(expected)
         assert len({str(line["keys"]) for line in expected}) > 5  # samples that could differ
     one, other = (load_file(root / "diffusion.safetensors") for root in (whole, stopped))
     assert one and all(torch.equal(one[name], other[name]) for name in one)
+    kept = stopped / "checkpoints/last.ckpt"
+    assert kept.is_dir() == (strategy == "fsdp2")
+    assert [path.name for path in kept.parent.iterdir()] == ["last.ckpt"]
 
 
 def test_every_start_goes_on_at_the_next_step(runs):
-    _, stopped, told = runs
+    strategy, _, stopped, told = runs
     for rank in records(stopped, "step"):
-        steps = {restart: [x["step"] for x in rank if x["restart"] == restart] for restart in "01234"}
-        assert steps == {"0": [], "1": [1, 2, 3, 4], "2": [5], "3": [6, 7, 8], "4": [9, 10]}
+        steps = {restart: [x["step"] for x in rank if x["restart"] == restart] for restart in STEPS[strategy]}
+        assert steps == STEPS[strategy]
+    assert "SIGUSR1: stopped after step 4" in told and "Traceback" not in told
+    if strategy == "ddp":
+        assert told.count("goes back to the queue") == 1
+        return
     for rank in records(stopped, "validates"):
         assert {line["validates"] for line in rank if line["restart"] == "2"} == {5}
-        complete = [line for line in rank if line["restart"] == "3"]
-        assert len(complete) == 4 and {line["validates"] for line in complete} == {
-            5
-        }  # it is repeated as a whole
-    assert "SIGUSR1: stopped before the first step" in told
-    assert "SIGUSR1: stopped after step 4" in told and "SIGTERM: stopped after step 5" in told
+        complete = [line["validates"] for line in rank if line["restart"] == "3"]
+        assert len(complete) == 4 and set(complete) == {5}  # it is repeated as a whole
+    assert "SIGUSR1: stopped before the first step" in told and "SIGTERM: stopped after step 5" in told
     assert "SIGTERM: stopped after step 8" in told and told.count("goes back to the queue") == 3
-    assert "Traceback" not in told
 
 
 def test_tasks_of_an_array_share_the_shards_and_one_that_is_requeued_makes_the_rest(slurm, tmp_path):

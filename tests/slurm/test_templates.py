@@ -57,11 +57,11 @@ def test_a_training_starts_one_process_per_gpu_and_goes_on(run, name, nodes, gpu
     )
     assert given["signal"] == "USR1@300" and "requeue" in given and given["open-mode"] == "append"
     machine = {"SLURM_JOB_NUM_NODES": given["nodes"], "SLURM_NTASKS_PER_NODE": given["ntasks-per-node"]}
-    trainer = "configs/trainer/gpu.yaml"
-    done, arguments = run(f"{name}.sbatch", "--trainer.max_steps", "7", TRAINER=trainer, **machine)
+    done, arguments = run(f"{name}.sbatch", "--trainer.max_steps", "7", **machine)
     assert done.returncode == 0 and "70123, restart 0: n[1-6], n1:20123" in done.stdout, done.stderr
     assert arguments[0] == "--kill-on-bad-exit=1" and arguments[2:4] == ["main.py", "fit"]
     config = printed(tuple(arguments[3:]))
+    assert config["trainer"]["strategy"] == "fsdp2"
     assert config["trainer"]["num_nodes"] == nodes and int(config["trainer"]["devices"]) == gpus
     assert config["trainer"]["max_steps"] == 7 and config["ckpt_path"] == "last"
     data = config["data"]["init_args"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,16 @@ class Part:
         state = {**self.tree, FILES: self.files, SHAPES: self.shapes}
         with replacing(folder / STATE) as temporary:
             torch.save(state, temporary)
-        for path in folder.glob("*.safetensors"):
-            if path.name not in self.files:
-                path.unlink(missing_ok=True)
+        with suppress(OSError):  # the checkpoint is complete, and the next one removes them
+            for path in folder.glob("*.safetensors"):
+                if path.name not in self.files:
+                    path.unlink(missing_ok=True)
+
+    def withdraw(self, folder: Path) -> None:
+        """Removes this rank's file again, since the checkpoint could not be completed: the disk may be full."""
+        if self.file is not None:
+            with suppress(OSError):
+                (folder / self.file).unlink(missing_ok=True)
 
 
 def _first(count: int, file: str) -> int:
@@ -92,8 +99,12 @@ def write_folder(checkpoint: Mapping[str, Any], folder: Path, mesh: DeviceMesh) 
         OSError: The disk is full or read-only; every rank raises what one of them met.
     """
     part = Part(checkpoint, mesh, new_token())
-    agree(partial(part.write, folder))
-    agree(partial(part.commit, folder) if mesh.get_rank() == 0 else lambda: None)
+    try:
+        agree(partial(part.write, folder))
+        agree(partial(part.commit, folder) if mesh.get_rank() == 0 else lambda: None)
+    except OSError:
+        part.withdraw(folder)
+        raise
 
 
 def new_token() -> str:

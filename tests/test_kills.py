@@ -6,31 +6,36 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from killed_ranks import train
 from safetensors.torch import load_file
 
 from callbacks.checkpoint_files import newest_checkpoint, read_checkpoint
 
-pytestmark = pytest.mark.slow  # each start of two ranks takes the seconds of the imports
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # minutes
+RANKS = multiprocessing.get_context(
+    "forkserver"
+)  # of many starts only the first one takes the time of the imports
+RANKS.set_forkserver_preload(["killed_ranks"])
 KILLS = int(os.environ.get("KILLS", "4"))
 STEPS, BOUNDARY, VALIDATION = (
     16,
     6,
     4,
 )  # the second stage begins after step 6; a validation follows every fourth
-LONGEST = 240  # seconds of a start; the imports take most of them on a busy machine
+LONGEST = 240  # seconds of a start
 STAGES = [{"until": BOUNDARY, "frames": 5, "lr": 1e-3}, {"until": STEPS, "frames": 9, "lr": 5e-4}]
 CALLBACKS = [
     {"class_path": "callbacks.ExponentialMovingAverage", "init_args": {"decay": 0.9}},
@@ -61,7 +66,7 @@ MACHINE = [
 class Moment:
     """When a run is killed: so many seconds after it began to do something, in that step or a later one.
 
-    "start" is the start of its processes, whatever the step.
+    "start" is the start of its processes, whatever the step. "write" is when files of the next checkpoint are there.
     """
 
     doing: str
@@ -70,9 +75,8 @@ class Moment:
 
     def has_come(self, events: list[tuple[str, int]]) -> bool:
         """A run that goes on behind the moment is killed three steps later."""
-        return any(
-            step >= self.step and (what == self.doing or step >= self.step + 3) for what, step in events
-        )
+        doing = "save" if self.doing == "write" else self.doing
+        return any(step >= self.step and (what == doing or step >= self.step + 3) for what, step in events)
 
 
 def moments(number: int, seed: int) -> list[Moment]:
@@ -81,12 +85,23 @@ def moments(number: int, seed: int) -> list[Moment]:
     for kind in range(number):
         step = chance.randrange(1, STEPS - 4)
         doing, step = [
-            ("save", step), ("validation", VALIDATION * chance.randint(1, 2)), ("save", BOUNDARY), ("train", step),
+            ("write", step), ("validation", VALIDATION * chance.randint(1, 2)), ("write", BOUNDARY), ("train", step),
             ("train", BOUNDARY), ("save", step), ("start", step),
         ][kind % 7]  # fmt: skip
-        longest = {"save": 0.1, "validation": 1.0, "train": 0.5, "start": 12.0}[doing]
+        longest = {"save": 0.1, "write": 0.02, "validation": 0.5, "train": 0.5, "start": 8.0}[doing]
         found.append(Moment(doing, step, chance.uniform(0, longest)))
     return sorted(found, key=lambda moment: moment.step)
+
+
+def kill(ranks: list[BaseProcess]) -> None:
+    """Kills ranks and the processes that load their data."""
+    for rank in ranks:
+        try:
+            os.killpg(rank.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has no group of its own yet, or has ended
+            rank.kill()
+    for rank in ranks:
+        rank.join()
 
 
 class Run:
@@ -97,23 +112,19 @@ class Run:
         self.checkpoint = folder / "checkpoints/last.ckpt"
         folder.mkdir()
 
-    def start(self) -> subprocess.Popen[bytes]:
-        line = [sys.executable, "main.py", "fit", *SETTINGS[self.module], *MACHINE]
-        ours = {
-            name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SCENE4D"))
-        }
-        given = {
-            "OMP_NUM_THREADS": "1",
-            "NUMBA_NUM_THREADS": "1",
-            "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/slurm",
-        }
+    def start(self) -> list[BaseProcess]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         self.events = self.folder / f"events_{len(list(self.folder.glob('events_*')))}"
         self.events.touch()
-        with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*line, "--trainer.default_root_dir", str(self.folder)], cwd=ROOT, stdout=log,
-                stderr=subprocess.STDOUT, env=ours | given | {"EVENTS": str(self.events)}, start_new_session=True,
-            )  # fmt: skip
+        root = ["--trainer.default_root_dir", str(self.folder)]
+        arguments = ["fit", *SETTINGS[self.module], *MACHINE, *root]
+        given = (port, str(self.folder / "log"), str(self.events), arguments)
+        ranks = [RANKS.Process(target=train, args=(rank, *given)) for rank in range(2)]
+        for rank in ranks:
+            rank.start()
+        return ranks
 
     def happened(self) -> list[tuple[str, int]]:
         lines = self.events.read_text().splitlines(keepends=True)
@@ -122,30 +133,36 @@ class Run:
 
     def killed(self, moment: Moment) -> None:
         """Starts it, and kills all of its processes at that moment."""
-        process, end = self.start(), time.monotonic() + LONGEST
+        ranks, end = self.start(), time.monotonic() + LONGEST
         try:
             while moment.doing != "start" and not moment.has_come(self.happened()):
-                assert process.poll() is None and time.monotonic() < end, self.told()
-                time.sleep(0.005)
+                assert all(rank.is_alive() for rank in ranks) and time.monotonic() < end, self.told()
+                time.sleep(0.002)
+            while moment.doing == "write" and not self.writes() and all(rank.is_alive() for rank in ranks):
+                time.sleep(0.0005)
             time.sleep(moment.seconds)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill(ranks)
 
     def ended(self) -> None:
         """Starts it, and waits until it has ended well."""
-        process = self.start()
+        ranks = self.start()
         try:
-            assert process.wait(timeout=LONGEST) == 0, self.told()
+            for rank in ranks:
+                rank.join(LONGEST)
+            assert [rank.exitcode for rank in ranks] == [0, 0], self.told()
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            kill(ranks)
 
     def saved(self) -> int:
         """The step of its checkpoint, which must be whole."""
         found = newest_checkpoint([self.checkpoint.parent]) if self.checkpoint.parent.exists() else None
         assert found in (None, self.checkpoint)
         return 0 if found is None else read_checkpoint(found, mapped=False)["global_step"]
+
+    def writes(self) -> bool:
+        """Whether more is there than the state and the two files of the last checkpoint."""
+        return len(list(self.checkpoint.glob("*"))) not in (0, 3)
 
     def left(self) -> str:
         """What the kill has left unfinished in the checkpoint."""

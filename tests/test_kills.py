@@ -35,7 +35,7 @@ STEPS, BOUNDARY, VALIDATION = (
     6,
     4,
 )  # the second stage begins after step 6; a validation follows every fourth
-LONGEST = 240  # seconds of a start
+LONGEST = 900  # seconds of a start
 STAGES = [{"until": BOUNDARY, "frames": 5, "lr": 1e-3}, {"until": STEPS, "frames": 9, "lr": 5e-4}]
 CALLBACKS = [
     {"class_path": "callbacks.ExponentialMovingAverage", "init_args": {"decay": 0.9}},

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
+if __name__ == "__main__":  # the imports take long: nothing that SLURM sends must be lost or kill
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGUSR1} | ({signal.SIGTERM} if "SLURM_JOB_ID" in os.environ else set())
+    )
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import sys
 from typing import Any
@@ -23,12 +28,13 @@ from callbacks.global_batch import GlobalBatch
 from callbacks.hang_watch import with_hang_watch
 from callbacks.preemption import leave_signals_alone, with_last_checkpoint
 from callbacks.ranks import OneEnd
+from callbacks.requeue import back_to_the_queue
 from callbacks.resuming import find_checkpoint, keep_settings
 from callbacks.saved_config import SavedConfig
 from callbacks.strategies import refuse_strategy
 from callbacks.tensorboard import StepLogger
 from lightning_modules.config_parser import ConfigParser, add_stages, with_config_option
-from scene4d.interruption import received, stop, stop_by_signal
+from scene4d.interruption import defer, received, stop, stop_by_signal
 from scene4d.networks.pretrained import refuse_missing
 
 
@@ -71,6 +77,8 @@ class Scene4DCLI(LightningCLI):
         ]
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False:
             trainer.callbacks = with_last_checkpoint(trainer.callbacks)
+        else:
+            defer(False)  # nobody will ask whether SIGUSR1 waits
         trainer.callbacks = with_hang_watch(trainer.callbacks)
         built = super().instantiate_trainer(**kwargs, plugins=with_whole_checkpoints(trainer.plugins))
         leave_signals_alone(built)
@@ -128,5 +136,6 @@ def run(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    stop_by_signal()
-    run()
+    with back_to_the_queue(sys.argv[1:]):
+        stop_by_signal()
+        run()

@@ -7,7 +7,7 @@ import signal
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks.checkpoint_files import own_path
 from callbacks.fsdp2 import FSDP2
 from scene4d.distributed.agreement import any_rank
-from scene4d.interruption import Interrupted, defer, received, stop
+from scene4d.interruption import Interrupted, asked, defer, outlive_warning, stop
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,10 @@ class LastCheckpoint(Checkpoint):
     """Writes `checkpoints/last.ckpt` below the trainer's default_root_dir, from which `--ckpt_path last` goes on.
 
     It is written at the intervals that are given, before and after every validation within training, after the
-    last step, and when SIGTERM or SIGINT arrives, which then ends the run with status 143 or 130. It replaces
-    its predecessor when it is complete. It is written between optimizer steps alone, so that a resumed run repeats
-    an uninterrupted one to the bit. A run that was killed during a validation begins with that validation.
+    last step, and when SIGTERM, SIGINT or SIGUSR1 arrives, which then ends the run with status 143, 130 or 138. A
+    signal that came while the run was starting ends it before its first step. The file replaces its predecessor when
+    it is complete. It is written between optimizer steps alone, so that a resumed run repeats an uninterrupted one to
+    the bit. A run that was killed during a validation begins with that validation.
 
     A run that starts anew in a folder with checkpoints leaves them and writes `last-v1.ckpt`, which is then the one
     that `--ckpt_path last` finds. For further checkpoints, such as the best ones, add Lightning's ModelCheckpoint.
@@ -50,7 +51,7 @@ class LastCheckpoint(Checkpoint):
         self.validation_due = False  # whether the run was in a validation when this state was saved
         self._saved: tuple[int, bool] | None = None  # step, and `validation_due`
         self._step, self._time, self._accumulates, self._stopping = 0, 0.0, False, False
-        self._max_steps = -1
+        self._max_steps, self._first = -1, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Whether a validation has to be repeated, and the length of the run, on which schedules depend."""
@@ -83,8 +84,11 @@ class LastCheckpoint(Checkpoint):
         """Repeats a validation that was cut off."""
         self._step, self._time = trainer.global_step, time.monotonic()
         trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        self._first = trainer.global_step
         if self._writes(trainer):
             defer(True)
+            if self._asked(trainer):
+                self._stop(trainer)
             if self.validation_due:
                 self._saved = (self._step, True)
                 self._validate(trainer)
@@ -94,7 +98,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Ends the run after the step in which a signal arrived, unless a validation had to come first."""
         if self._stopping:
-            stop()
+            self._stop(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -115,7 +119,7 @@ class LastCheckpoint(Checkpoint):
         self._stopping = self._stopping or self._asked(trainer)
         self._save(trainer, validation_due=True)
         if self._stopping:
-            stop()
+            self._stop(trainer)
         defer(False)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -129,16 +133,21 @@ class LastCheckpoint(Checkpoint):
         if self._writes(trainer):
             self._save(trainer)
             if self._stopping:
-                stop()
+                self._stop(trainer)
+            outlive_warning()
             defer(False)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Says where a run that was stopped goes on."""
-        if isinstance(exception, Interrupted) and self._saved:
-            name = signal.Signals(exception.signum).name
+        if not isinstance(exception, Interrupted):
+            return
+        name = signal.Signals(exception.signum).name
+        if self._saved:
             log.info("%s: stopped after step %d -> %s", name, self._saved[0], self.path)
+        elif exception.after == 0:
+            log.info("%s: stopped before the first step", name)
 
     def _save(self, trainer: L.Trainer, validation_due: bool = False) -> None:
         state = (trainer.global_step, validation_due)
@@ -171,10 +180,14 @@ class LastCheckpoint(Checkpoint):
         passed = time.monotonic() - self._time >= self.train_time_interval.total_seconds()
         return any_rank(passed, trainer.strategy.root_device)
 
+    def _stop(self, trainer: L.Trainer) -> NoReturn:
+        """Ends this rank, as all others do at the same step."""
+        stop(after=trainer.global_step - self._first)
+
     @staticmethod
     def _asked(trainer: L.Trainer) -> bool:
         """Whether any rank was asked to stop; a rank that was not takes part."""
-        return any_rank(received() is not None, trainer.strategy.root_device)
+        return any_rank(asked() is not None, trainer.strategy.root_device)
 
     @staticmethod
     def _writes(trainer: L.Trainer) -> bool:

@@ -32,7 +32,7 @@ def find_checkpoint(command: str, given: str | None, trainer: Namespace) -> str 
         ValueError: The file is missing, cut or no checkpoint, or `last` finds nothing that can be used; names it.
     """
     if given != "last":
-        if given and "://" not in given and not given.startswith(LIGHTNINGS) and not Path(given).is_dir():
+        if given and "://" not in given and not given.startswith(LIGHTNINGS):
             read_checkpoint(Path(given))
         return given
     folders = _folders(trainer)
@@ -65,7 +65,7 @@ def keep_settings(path: str | None, config: Namespace) -> None:
     Raises:
         ValueError: The checkpoint has no optimizer, or one of another class.
     """
-    if not path or not Path(path).is_file():
+    if not path or not Path(path).exists():  # an address, for example
         return
     checkpoint, settings = read_checkpoint(Path(path)), config.model.init_args
     if "optimizer_states" not in checkpoint:

@@ -1,24 +1,37 @@
-"""SIGTERM and SIGINT: training stops at the end of its step, everything else at once, with the shell's status."""
+"""SIGTERM, SIGINT and SIGUSR1: training stops at the end of its step, everything else at once, with the shell's status.
+
+SIGUSR1 is what SLURM sends some minutes before the time limit (`sbatch --signal=USR1@300`). It can wait, and so it is
+blocked from the first line of `main.py` on, and asked for between optimizer steps: unlike a handler, that also
+protects the processes that are started meanwhile, such as pipes of data and compilers, to which SLURM sends it, too.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import time
 from types import FrameType
 from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WARNING = signal.SIGUSR1
+SIGNALS = (signal.SIGTERM, signal.SIGINT, WARNING)
 
 
 class Interrupted(SystemExit):
-    """Ends the process with status 128 + signal (143 for SIGTERM, 130 for SIGINT), without a traceback."""
+    """Ends the process without a traceback, with status 128 + signal: SIGTERM 143, SIGINT 130, SIGUSR1 138.
 
-    def __init__(self, signum: int) -> None:
+    Args:
+        signum: The signal.
+        after: Number of optimizer steps that this process has made, if all ranks end here and what they did is saved;
+            None if this process ends alone.
+    """
+
+    def __init__(self, signum: int, after: int | None = None) -> None:
         super().__init__(128 + signum)
-        self.signum = signum
+        self.signum, self.after = signum, after
 
 
 class _Interruption:
@@ -26,6 +39,7 @@ class _Interruption:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.count = 0
         self.deferred = False
         self.process: int | None = (
             None  # forked workers inherit the handler, but leave stopping to their parent
@@ -34,53 +48,107 @@ class _Interruption:
     def handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:
             return
-        repeated, self.signum = self.signum is not None, self.signum or signum
+        first = asked() is None
+        self.count, self.signum = self.count + 1, self.signum or signum
         signal.signal(
             signal.SIGINT, signal.SIG_DFL
         )  # a second Ctrl-C ends at once, whatever the process does
-        if not self.deferred:
-            raise Interrupted(self.signum)
-        if not repeated:
+        if not (self.deferred or (signum == WARNING and _is_blocked())):
+            _end(self.signum)
+        if first:
             log.info("%s: stops after this step; Ctrl-C ends at once", signal.Signals(signum).name)
 
 
 _state = _Interruption()
 
 
+def _is_blocked() -> bool:
+    """Whether SIGUSR1 waits in this thread; one that does not block it may have received it in its place."""
+    return WARNING in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def stop_by_signal() -> None:
     """From now on SIGTERM and SIGINT raise `Interrupted`, at once or, after `defer(True)`, when it is asked for.
 
-    A second SIGINT kills the process. Signals that are ignored, as SIGINT is in the background of a script, stay so.
+    SIGUSR1 does so after `defer(False)` alone, and SIGTERM may have been blocked until now. A second SIGINT kills the
+    process. Signals that are ignored, as SIGINT is in the background of a script, stay so, but for SIGUSR1, which a
+    script ignores so that torchrun survives it.
+
+    Raises:
+        Interrupted: SIGTERM has arrived while it was blocked.
     """
-    _state.signum, _state.deferred, _state.process = None, False, os.getpid()
+    _state.signum, _state.count, _state.deferred, _state.process = None, 0, False, os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {WARNING})
     for signum in SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:
+        if signum == WARNING or signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _state.handle)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def defer(deferred: bool) -> None:
-    """Whether a signal waits until `stop_if_asked` is called, so that what is being written is completed.
+    """Whether a signal waits until `stop` is called, so that what is being written is completed.
 
     Raises:
         Interrupted: A signal has waited, and none shall wait any longer.
     """
     _state.deferred = deferred
     if not deferred and _state.signum is not None:
-        raise Interrupted(_state.signum)
+        _end(_state.signum)
+    if _state.process is not None:  # otherwise nothing handles it
+        signal.pthread_sigmask(signal.SIG_BLOCK if deferred else signal.SIG_UNBLOCK, {WARNING})
 
 
-def stop() -> NoReturn:
+def outlive_warning() -> None:
+    """From now on SIGUSR1 has no effect: what is left of the run is shorter than to come back for it."""
+    if _state.process is not None:
+        signal.signal(WARNING, signal.SIG_IGN)
+        _state.signum = None if _state.signum == WARNING else _state.signum
+
+
+def stop(after: int | None = None) -> NoReturn:
     """Ends this process, because it or another rank has received a signal.
+
+    Args:
+        after: Number of optimizer steps that this process has made, if all ranks end here.
 
     Raises:
         Interrupted: Always.
     """
-    raise Interrupted(_state.signum or signal.SIGTERM)
+    _end(asked() or signal.SIGTERM, after)
+
+
+def _end(signum: int, after: int | None = None) -> NoReturn:
+    """Raises `Interrupted`, in whose place torch would raise that a DataLoader's worker has ended, too."""
+    if _state.process is not None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    raise Interrupted(signum, after)
+
+
+def wait_for_another(seconds: float) -> bool:
+    """Waits for the second signal of this process, which may have come already, and lets none raise from now on.
+
+    Args:
+        seconds: The longest time to wait.
+
+    Returns:
+        Whether it has come.
+    """
+    defer(True)
+    deadline = time.monotonic() + seconds
+    while _state.count < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return _state.count > 1
 
 
 def received() -> int | None:
-    """The first signal that this process has received and that shall stop it."""
+    """The first signal that this process has received and that shall stop it; SIGUSR1 only once it has an effect."""
     return _state.signum
+
+
+def asked() -> int | None:
+    """The first signal that shall stop this process, a SIGUSR1 that waits included."""
+    waits = _state.process is not None and WARNING in signal.sigpending()
+    return _state.signum or (WARNING if waits else None)
 
 
 def spare_worker(index: int) -> None:
@@ -93,4 +161,5 @@ def spare_worker(index: int) -> None:
         index: Number of the worker.
     """
     signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(WARNING, signal.SIG_IGN)  # the programs that it starts will ignore it, too
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -10,6 +10,7 @@ two steps. Every rank and every process that loads its data writes its process i
     kill       it is killed
     full       no file can grow beyond 1 kB
     readonly   no file can be written
+    nan        its loss is NaN
     start      no file can be written from the beginning
     none       nothing
 """
@@ -73,7 +74,8 @@ def with_faulty_step() -> None:
     def faulty(self, batch, index):
         if self.global_step == STEP and struck:
             strike()
-        return step(self, batch, index)
+        loss = step(self, batch, index)
+        return loss * float("nan") if self.global_step == STEP and struck and fault == "nan" else loss
 
     lightning_modules.AutoencoderTraining.training_step = faulty
 

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from callbacks.checkpoint_files import read_checkpoint
+from scene4d.distributed.checkpoint_folder import FILES, STATE
+
 pytestmark = pytest.mark.slow  # each start of two ranks takes the seconds of the imports
 ROOT = Path(__file__).parents[1]
-STRATEGIES = ["ddp"]
+STRATEGIES = ["ddp", "fsdp2"]
 BOUND = 150  # seconds; the imports take most of them on a busy machine
 LIMIT = 15  # seconds without a sign of life; three times as many until the first batch, which came late once
 NETWORK = "--model.init_args.network.init_args"
@@ -71,14 +74,22 @@ def check_end(folder: Path, status: int, printed: str) -> None:
     assert not left(folder), printed
     assert len(list(folder.glob("pid_*"))) >= 2
     assert (folder / "run/checkpoints/last.ckpt").exists(), printed
-    kept = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
-    assert kept["global_step"] == 2, printed
-    assert [path.name for path in (folder / "run/checkpoints").iterdir()] == ["last.ckpt"]
+    kept = folder / "run/checkpoints/last.ckpt"
+    assert read_checkpoint(kept, mapped=False)["global_step"] == 2, printed
+    assert [path.name for path in kept.parent.iterdir()] == ["last.ckpt"]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("fault, doing, where", [
-    ("forward_1", "forward", "strike"), ("forward_0", "forward", "strike"), ("data_1", "data", "loader.py"),
+def check_nothing_is_left(kept: Path) -> None:
+    """A folder holds its state and the two files of it."""
+    if kept.is_dir():
+        files = torch.load(kept / STATE, weights_only=True)[FILES]
+        assert sorted(path.name for path in kept.iterdir()) == sorted([STATE, *files])
+
+
+@pytest.mark.parametrize("strategy, fault, doing, where", [
+    ("ddp", "forward_1", "forward", "strike"), ("ddp", "forward_0", "forward", "strike"),
+    ("ddp", "data_1", "data", "loader.py"),
+    ("fsdp2", "forward_1", "forward", "strike"), ("fsdp2", "data_0", "data", "loader.py"),
 ])  # fmt: skip
 def test_a_rank_that_hangs(tmp_path, strategy, fault, doing, where):
     status, printed, seconds = start(fault, tmp_path, strategy)
@@ -99,15 +110,29 @@ def test_a_rank_that_dies(tmp_path, strategy, fault):
     check_end(tmp_path, status, printed)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("fault, why", [
-    ("full_0", "File too large"), ("readonly_0", "Read-only file system"),
+@pytest.mark.parametrize("strategy, fault, why", [
+    ("ddp", "full_0", "File too large"), ("ddp", "readonly_0", "Read-only file system"),
+    ("fsdp2", "full_0", "File too large"), ("fsdp2", "full_1", "File too large"),
+    ("fsdp2", "readonly_1", "Read-only file system"),
 ])  # fmt: skip
 def test_a_disk_that_takes_no_checkpoint(tmp_path, strategy, fault, why):
     status, printed, seconds = start(fault, tmp_path, strategy)
     check_end(tmp_path, status, printed)
+    kept = tmp_path / "run/checkpoints/last.ckpt"
     assert status == 1
-    assert re.search(rf"^error: '{tmp_path}/run/checkpoints/last.ckpt': {why}$", printed, re.M), printed
+    file = rf"{kept}/\w+-0000{fault[-1]}-of-00002.safetensors" if strategy == "fsdp2" else str(kept)
+    assert re.search(rf"^error: '{file}': {why}$", printed, re.M), printed
+    assert "Traceback" not in printed
+    check_nothing_is_left(kept)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_rank_whose_loss_is_nan(tmp_path, strategy):
+    status, printed, seconds = start("nan_1", tmp_path, strategy)
+    check_end(tmp_path, status, printed)
+    assert status == 1
+    told = r"^error: training has diverged at step \d: the loss is not finite \(rank 1: "
+    assert re.search(told, printed, re.M), printed
     assert "Traceback" not in printed
 
 

@@ -50,7 +50,7 @@ def status(process: subprocess.Popen) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("signum, code", [
-    (signal.SIGTERM, 143), (signal.SIGINT, 130),
+    (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138),
 ])  # fmt: skip
 def test_a_stopped_training_has_its_status_and_goes_on(tmp_path, signum, code):
     process = start("fit", tmp_path)
@@ -63,18 +63,26 @@ def test_a_stopped_training_has_its_status_and_goes_on(tmp_path, signum, code):
     assert not list(tmp_path.rglob(".*.tmp")) and not list(tmp_path.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("seconds", [0.3, 2.0, 4.0])
+@pytest.mark.parametrize("seconds, signum, code", [
+    *((seconds, signum, code) for seconds in (0.3, 2.0, 4.0)
+      for signum, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130))),
+    (2.0, signal.SIGUSR1, 138),
+])  # fmt: skip
 def test_a_start_that_is_stopped_has_its_status(tmp_path, signum, code, seconds):
     process = start("fit", tmp_path)
     time.sleep(seconds)
     process.send_signal(signum)
     found, printed = status(process)
     assert (found == code or seconds < 1) and "File " not in printed, printed  # before main.py it is Python's
+    if signum == signal.SIGUSR1:
+        assert "SIGUSR1: stopped before the first step" in printed and not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("command", ["validate", "test"])
+@pytest.mark.parametrize("command, signum, code", [
+    *((command, signum, code) for command in ("validate", "test")
+      for signum, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130))),
+    ("validate", signal.SIGUSR1, 138),
+])  # fmt: skip
 def test_a_stopped_evaluation_has_its_status_and_leaves_nothing(tmp_path, command, signum, code):
     first = start("fit", tmp_path, "--trainer.max_steps", "2")
     assert status(first)[0] == 0

@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,16 @@ class Part:
         state = {**self.tree, FILES: self.files, SHAPES: self.shapes}
         with replacing(folder / STATE) as temporary:
             torch.save(state, temporary)
-        for path in folder.glob("*.safetensors"):
-            if path.name not in self.files:
-                path.unlink(missing_ok=True)
+        with suppress(OSError):  # the checkpoint is complete, and the next one removes them
+            for path in folder.glob("*.safetensors"):
+                if path.name not in self.files:
+                    path.unlink(missing_ok=True)
+
+    def withdraw(self, folder: Path) -> None:
+        """Removes this rank's file again, since the checkpoint could not be completed: the disk may be full."""
+        if self.file is not None:
+            with suppress(OSError):
+                (folder / self.file).unlink(missing_ok=True)
 
 
 def _first(count: int, file: str) -> int:
@@ -96,8 +103,12 @@ def write_folder(checkpoint: Mapping[str, Any], folder: Path, mesh: DeviceMesh) 
         OSError: The disk is full or read-only; every rank raises what one of them met.
     """
     part = Part(checkpoint, mesh, new_token())
-    agree(partial(part.write, folder))
-    agree(partial(part.commit, folder) if mesh.get_rank() == 0 else lambda: None)
+    try:
+        agree(partial(part.write, folder))
+        agree(partial(part.commit, folder) if mesh.get_rank() == 0 else lambda: None)
+    except OSError:
+        part.withdraw(folder)
+        raise
 
 
 class BackgroundSave:

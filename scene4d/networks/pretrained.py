@@ -16,7 +16,7 @@ from scene4d.distributed.checkpoint_folder import why_unreadable
 from scene4d.distributed.sharding import gather, scatter, total_norm
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
-from scene4d.networks.recorded_base import refuse_missing_base
+from scene4d.networks.recorded_base import is_there, read_content, refuse_missing_base
 from scene4d.networks.weight_index import refuse_foreign_files
 
 P = TypeVar("P", bound="Pretrained")
@@ -119,7 +119,8 @@ def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a `.safetensors` or PyTorch file without unpickling anything but tensors.
 
-    Of a checkpoint of a training it takes the weights of `network`, averaged where the checkpoint has averages.
+    Of a checkpoint of a training, a file or the folder of many ranks, it takes the weights of `network`, averaged where
+    the checkpoint has averages.
 
     Raises:
         ValueError: The file is missing, unreadable, or holds no tensors; says what belongs there.
@@ -129,7 +130,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return from_eight_bits(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_content(path)
     except Exception as error:  # safetensors raises its own Rust types, torch.load a dozen
         raise ValueError(f"weights file {str(path)!r} cannot be read: {why_unreadable(error)}") from error
     if isinstance(content, dict) and "pytorch-lightning_version" in content:
@@ -150,7 +151,7 @@ def refuse_missing(paths: Sequence[str]) -> None:
         ValueError: One is missing; says what belongs there.
     """
     for path in paths:
-        if not Path(path).is_file():
+        if not is_there(Path(path)):
             where = "" if Path(path).is_absolute() else f" in the working directory {str(Path.cwd())!r}"
             raise ValueError(
                 f"weights file {str(path)!r} does not exist{where}; put a .safetensors or .pt file there, or change "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scene4d.distributed.checkpoint_folder import STATE, read_folder
 from scene4d.distributed.sharding import gather
 
 KEY = "frozen_base"  # in a checkpoint
@@ -36,13 +37,30 @@ def described(record: Mapping[str, Any]) -> str:
     return f"{' + '.join(record['files']) or 'unnamed weights'} ({record['fingerprint']})"
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path is a file, or the folder that many ranks have written as a checkpoint."""
+    return path.is_file() or (path / STATE).is_file()
+
+
+def read_content(path: Path, values: bool = True) -> Any:
+    """Reads a PyTorch file or the checkpoint of many ranks, a folder, without unpickling anything but plain values.
+
+    Args:
+        path: The file or folder.
+        values: Whether tensors are read; otherwise those of a file stay on the disk, and split ones have none.
+    """
+    if path.is_dir():
+        return read_folder(path, tensors=values)
+    return torch.load(path, map_location="cpu", mmap=not values, weights_only=True)
+
+
 def recorded_bases(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The records of those weight files that are checkpoints without their base."""
     records = []
     for path in paths:
-        if Path(path).is_file() and Path(path).suffix != ".safetensors":
+        if is_there(Path(path)) and Path(path).suffix != ".safetensors":
             try:
-                content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+                content = read_content(Path(path), values=False)
             except Exception:  # a dozen types
                 continue  # `read_weights` will say what is wrong
             if isinstance(content, dict) and KEY in content:

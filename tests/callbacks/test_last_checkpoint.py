@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import lightning as L
@@ -40,6 +41,19 @@ class Endless:
         self.taken = state["taken"]
 
 
+def wait_until_it_is_there() -> None:
+    """A signal may reach another thread of this process, a moment later."""
+    deadline = time.monotonic() + 5
+    while interruption.asked() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def start_anew() -> None:
+    """As in a new process, which has received nothing yet."""
+    signal.sigtimedwait({signal.SIGUSR1}, 0)
+    stop_by_signal()
+
+
 class Line(L.LightningModule):
     """Counts what it does; `at` sends a signal or raises at a moment ("train", step) or ("val", step)."""
 
@@ -53,6 +67,7 @@ class Line(L.LightningModule):
             if isinstance(self.what, BaseException):
                 raise self.what
             os.kill(os.getpid(), self.what)
+            wait_until_it_is_there()
 
     def training_step(self, batch, index):
         self.now("train")
@@ -72,9 +87,12 @@ class Line(L.LightningModule):
 @pytest.fixture(autouse=True)
 def handlers():
     """Signals as in main.py; pytest's own afterwards."""
-    before = {signum: signal.getsignal(signum) for signum in interruption.SIGNALS}
+    before = {signum: signal.getsignal(signum) for signum in (*interruption.SIGNALS, signal.SIGCHLD)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     stop_by_signal()
     yield
+    start_anew()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for signum, handler in before.items():
         signal.signal(signum, handler)
     interruption._state.__init__()
@@ -124,7 +142,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 @pytest.mark.parametrize("moment, step, due", [
     (("train", 1), 2, False),  # between two checkpoints
     (("train", 3), 4, True),  # the step before a validation, which must not be lost
@@ -138,14 +156,49 @@ def test_a_signal_ends_with_its_status_and_the_run_goes_on_exactly(
     with pytest.raises(Interrupted) as end:
         fit(tmp_path, at=moment, what=signum)
     assert end.value.code == code
+    assert end.value.after == (
+        step if moment[0] == "train" else None
+    )  # within a validation each rank ends alone
     saved = state(last(tmp_path))
     assert saved["global_step"] == step and saved["callbacks"]["LastCheckpoint"]["validation_due"] == due
-    stop_by_signal()
+    start_anew()
     trainer, model = fit(tmp_path, resume=last(tmp_path))
     assert trainer.global_step == trainer.max_steps == 8
     assert model.validated == [k for k in (4, 8) if k > step or (due and k == step)]
     same_weights(model, whole[1])
     assert [p.name for p in last(tmp_path).parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_warning_during_the_start_ends_the_run_before_its_first_step(tmp_path, whole):
+    """SIGUSR1 waits until training begins; the checkpoint that the run would go on from stays as it is."""
+    with pytest.raises(Interrupted) as end:
+        fit(tmp_path / "new", at=None, more=[Warned()])
+    assert (end.value.code, end.value.after) == (138, 0) and not (tmp_path / "new/checkpoints").exists()
+    start_anew()
+    fit(tmp_path, steps=3)
+    start_anew()
+    before = last(tmp_path).read_bytes()
+    with pytest.raises(Interrupted) as end:
+        fit(tmp_path, resume=last(tmp_path), more=[Warned()])
+    assert end.value.after == 0 and last(tmp_path).read_bytes() == before
+    start_anew()
+    same_weights(fit(tmp_path, resume=last(tmp_path))[1], whole[1])
+
+
+class Warned(L.Callback):
+    def on_fit_start(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        wait_until_it_is_there()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_warning_after_the_last_step_has_no_effect(tmp_path, whole):
+    class Late(L.Callback):
+        def on_fit_end(self, trainer, pl_module):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    same_weights(fit(tmp_path, more=[Late()])[1], whole[1])
 
 
 EPOCHS = {"limit_train_batches": 3, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}

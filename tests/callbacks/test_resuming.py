@@ -1,11 +1,14 @@
 """What a resumed run cannot change is said, and written nowhere as if it were true."""
 
+import os
 import re
 import signal
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 
 from main import main, run
@@ -49,6 +52,18 @@ def trained(tmp_path_factory):
         patch.chdir(ROOT)
         patch.setattr("sys.argv", ["main.py"])
         main(tiny("fit", root))
+    return root / "checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The same training's checkpoint by FSDP2, on one rank."""
+    root = tmp_path_factory.mktemp("sharded")
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
+        patch.chdir(ROOT)
+        patch.setattr("sys.argv", ["main.py"])
+        main(tiny("fit", root, "--trainer.strategy", "fsdp2"))
+        dist.destroy_process_group()
     return root / "checkpoints/last.ckpt"
 
 
@@ -157,3 +172,34 @@ def test_another_module_s_checkpoint_is_one_line_that_names_it(trained, tmp_path
     )
     assert line.startswith(f"{trained}: checkpoint of another architecture: 'network.")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # `run` leaves signals alone
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_folder_of_many_ranks_passes_every_door_of_a_file(trained, folder, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert folder.is_dir() and trained.is_file()
+    file, other = read_weights(trained), read_weights(folder)
+    assert file.keys() == other.keys()
+    assert all(torch.allclose(file[name], other[name], atol=1e-5) for name in file)
+    main(tiny("validate", tmp_path, "--ckpt_path", str(folder)))
+    given = ["--trainer.max_steps", "3", "--ckpt_path", str(folder), LR, "1e-5"]
+    assert main(tiny("fit", tmp_path / "on", *given)).trainer.global_step == 3
+    assert "lr stays 0.001, not 1e-05" in caplog.text
+    new = ["--model.init_args.initial_weights", f"[{folder}]", LR, "0"]
+    cli = main(tiny("fit", tmp_path / "new", *new))
+    assert all(torch.equal(value, other[name]) for name, value in cli.model.network.named_parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_that_is_no_checkpoint_is_one_line(folder, tmp_path):
+    (tmp_path / "a.ckpt").mkdir()
+    line = told(*tiny("fit", tmp_path, "--ckpt_path", str(tmp_path / "a.ckpt")))
+    assert "a.ckpt' lacks state.ckpt: it was never completed, or is another folder" in line
+    line = told(*tiny("fit", tmp_path, "--model.init_args.initial_weights", f"[{tmp_path / 'a.ckpt'}]"))
+    assert "a.ckpt' does not exist" in line
+    for path in folder.iterdir():
+        (tmp_path / "a.ckpt" / path.name).write_bytes(
+            path.read_bytes()[: 1000 if "-of-" in path.name else None]
+        )
+    line = told(*tiny("fit", tmp_path, "--model.init_args.initial_weights", f"[{tmp_path / 'a.ckpt'}]"))
+    assert "weights file" in line and "is damaged or cut" in line

@@ -137,12 +137,13 @@ class BackgroundSave:
         self._written.wait()
         try:
             agree(self._raise)
+            self._thread.join()
+            agree(self._raise)
         except OSError:
             self._given_up.set()  # rank 0 would wait for a file that never comes
             self._thread.join()
+            self._part.withdraw(self._folder)
             raise
-        self._thread.join()
-        agree(self._raise)
 
     def _run(self) -> None:
         try:

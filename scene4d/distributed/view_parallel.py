@@ -107,9 +107,9 @@ class _GatherViews(torch.autograd.Function):
     def forward(ctx: FunctionCtx, own: Tensor, part: ViewPart, group: dist.ProcessGroup) -> Tensor:
         """Gives `b (n v) ...` from every rank's `b v ...`."""
         ctx.part = part  # type: ignore[attr-defined]
-        parts = own.new_empty((part.ranks * len(own), *own.shape[1:]))
-        dist.all_gather_into_tensor(parts, own.contiguous(), group=group)
-        return parts.unflatten(0, (part.ranks, -1)).transpose(0, 1).flatten(1, 2)
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(part.ranks)]
+        dist.all_gather(parts, own.contiguous(), group=group)
+        return torch.cat(parts, 1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]

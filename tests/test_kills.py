@@ -133,12 +133,16 @@ class Run:
 
     def killed(self, moment: Moment) -> None:
         """Starts it, and kills all of its processes at that moment."""
-        ranks, end = self.start(), time.monotonic() + LONGEST
+        left, ranks, end = self.unfinished(), self.start(), time.monotonic() + LONGEST
         try:
             while moment.doing != "start" and not moment.has_come(self.happened()):
                 assert all(rank.is_alive() for rank in ranks) and time.monotonic() < end, self.told()
                 time.sleep(0.002)
-            while moment.doing == "write" and not self.writes() and all(rank.is_alive() for rank in ranks):
+            while (
+                moment.doing == "write"
+                and self.unfinished() <= left
+                and all(rank.is_alive() for rank in ranks)
+            ):
                 time.sleep(0.0005)
             time.sleep(moment.seconds)
         finally:
@@ -160,9 +164,9 @@ class Run:
         assert found in (None, self.checkpoint)
         return 0 if found is None else read_checkpoint(found, mapped=False)["global_step"]
 
-    def writes(self) -> bool:
-        """Whether more is there than the state and the two files of the last checkpoint."""
-        return len(list(self.checkpoint.glob("*"))) not in (0, 3)
+    def unfinished(self) -> set[str]:
+        """Names of temporary files in the checkpoint's folder: of a save, and left by kills."""
+        return {path.name for path in self.checkpoint.glob(".*.tmp")}
 
     def left(self) -> str:
         """What the kill has left unfinished in the checkpoint."""

@@ -58,8 +58,8 @@ def alive(pid: int) -> bool:
 
 
 def left(folder: Path) -> list[int]:
-    """Processes that are still there after a few seconds, which are then ended."""
-    ids, end = [int(path.name.split("_")[1]) for path in folder.glob("pid_*")], time.monotonic() + 20
+    """Processes that are still there after a minute, which an import may take; they are then ended."""
+    ids, end = [int(path.name.split("_")[1]) for path in folder.glob("pid_*")], time.monotonic() + 60
     while any(map(alive, ids)) and time.monotonic() < end:
         time.sleep(0.1)
     found = [pid for pid in ids if alive(pid)]

@@ -158,7 +158,7 @@ def pickled():
 
 
 SAMPLES = {
-    "a view is missing": (without("view_02.mp4"), "neither view_02.mp4"),
+    "a view is missing": (without("view_02.mp4"), "has none of view_02.mp4, view_02.webp, view_02.avif"),
     "a video cannot be decoded": (replaced("view_01.mp4", b"not an mp4"), "view_01.mp4 cannot be decoded"),
     "a video is empty": (replaced("view_01.mp4", b""), "view_01.mp4 cannot be decoded"),
     "a video is too short": (replaced("view_01.mp4", video(3, 16)), "meta.json says"),

@@ -277,9 +277,9 @@ def test_wrong_input_is_named(change, message):
 def test_auto_takes_the_fastest_kernel_of_a_card(capability, dtype, channels, tokens, name, monkeypatch):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from scene4d.kernels.attention import _kernel
+    from scene4d.kernels.attention import chosen_kernel
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     with FakeTensorMode():
         q = torch.empty(1, 24, 2, channels, dtype=dtype, device="cuda")
-    assert _kernel("auto", q, tokens).name == name
+    assert chosen_kernel("auto", q, tokens).name == name

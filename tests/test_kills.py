@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_ranks import train
+from killed_ranks import ROOT, train
 from safetensors.torch import load_file
 
 from callbacks.checkpoint_files import newest_checkpoint, read_checkpoint
@@ -60,6 +61,15 @@ MACHINE = [
     "--trainer.enable_progress_bar", "false", "--trainer.logger", "false", "--ckpt_path", "last",
     "--trainer.callbacks", json.dumps(CALLBACKS),
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imported():
+    """The process from which ranks are forked; it knows no sys.path, and would leave out what it cannot import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+        multiprocessing.forkserver.ensure_running()
+        yield
 
 
 @dataclass(frozen=True)

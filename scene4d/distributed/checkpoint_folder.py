@@ -259,6 +259,8 @@ class _Rows:
         self.files = [(file, file.metadata() or {}) for file in files]
 
     def __call__(self, name: str) -> Tensor:
+        if name not in self.shapes:
+            raise ValueError(f"checkpoint {str(self.folder / STATE)!r} does not say the shape of {name!r}")
         shape = torch.Size(self.shapes[name])
         begin, end = (0, shape[0]) if self.mesh is None else own_rows(shape[0], self.mesh)
         parts = []

@@ -150,15 +150,20 @@ def test_a_save_in_the_background_holds_the_values_of_its_beginning(tmp_path, me
     assert read_folder(tmp_path / "last.ckpt")["state_dict"]["w"][0, 0] == 1
 
 
-def test_rank_0_waits_for_the_files_of_others_and_gives_up_when_told(tmp_path, mesh):
-    part = Part(checkpoint(mesh, 1), mesh, "token")
+@pytest.mark.parametrize("comes", [True, False])
+def test_rank_0_waits_for_the_files_of_others_and_gives_up_when_told(tmp_path, mesh, comes):
+    part, folder = Part(checkpoint(mesh, 1), mesh, "token"), tmp_path / "last.ckpt"
     part.files = [*part.files, "token-of-another.safetensors"]
-    save = BackgroundSave(part, tmp_path / "last.ckpt", True)
+    save = BackgroundSave(part, folder, True)
     save._written.wait()
-    assert not (tmp_path / "last.ckpt" / STATE).exists()
-    save_file({}, tmp_path / "last.ckpt/token-of-another.safetensors")
+    save._thread.join(0.3)  # several times as long as it waits between two looks
+    assert save._thread.is_alive() and not (folder / STATE).exists()
+    if comes:
+        save_file({}, folder / "token-of-another.safetensors")
+    else:
+        save._given_up.set()
     save.finish()
-    assert (tmp_path / "last.ckpt" / STATE).exists()
+    assert (folder / STATE).exists() == comes
 
 
 def damage(folder: Path, kind: str) -> None:
@@ -174,6 +179,8 @@ def damage(folder: Path, kind: str) -> None:
         (folder / STATE).unlink()
     elif kind == "state cut":
         (folder / STATE).write_bytes((folder / STATE).read_bytes()[:99])
+    elif kind == "no shape":
+        torch.save({**state, SHAPES: {}}, folder / STATE)
     elif kind == "elsewhere":
         torch.save({**state, FILES: ["../" + first.name]}, folder / STATE)
     else:
@@ -187,6 +194,7 @@ def damage(folder: Path, kind: str) -> None:
     ("no state", "lacks state.ckpt: it was never completed, or is another folder"),
     ("state cut", "state.ckpt' is damaged or no checkpoint"),
     ("elsewhere", "names '../ab-00000-of-00003.safetensors', which is no file beside it"),
+    ("no shape", "does not say the shape of 'state_dict/w'"),
     ("empty", "does not say which files belong to it"),
 ])  # fmt: skip
 def test_damage_is_named(folder, kind, message):

@@ -28,8 +28,10 @@ $(VENV)/.developer: $(VENV)/.installed
 
 include demo.mk
 
+# a process per core, at most four, as each takes a gigabyte; a file's tests stay together and share what they prepare
 test: venv
-	$(PY) -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4))) --dist loadfile \
+		--durations=10 -m "not slow and not gpu"
 
 test-slow: venv
 	$(PY) -m pytest -m "slow and not gpu"

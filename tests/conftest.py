@@ -26,8 +26,8 @@ LOOPBACK = ("127.", "::1", "localhost")
 
 @pytest.fixture(scope="session", autouse=True)
 def few_threads():
-    """Small tensors: more threads only get in each other's way."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    """Small tensors: more threads only get in each other's way, and pytest-xdist fills the cores already."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(autouse=True)

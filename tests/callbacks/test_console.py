@@ -92,6 +92,13 @@ def test_networks_in_one_line(width, trainable, said):
     assert network_line("network", network).endswith(said)
 
 
+def test_a_network_split_over_ranks_keeps_its_name():
+    class FSDPLinear(nn.Linear):  # what FSDP2 makes of the class
+        pass
+
+    assert network_line("network", FSDPLinear(2, 2)).split()[1] == "Linear"
+
+
 def kinds(callbacks: list[L.Callback]) -> list[type]:
     return [type(callback) for callback in callbacks]
 

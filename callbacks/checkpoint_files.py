@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from scene4d.atomic import replacing
+from scene4d.atomic import remove, replacing
 from scene4d.distributed.checkpoint_folder import STATE, read_folder, why_unreadable
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,8 @@ def own_path(folder: Path, resumed: str | Path | None, of_many_ranks: bool = Fal
         of_many_ranks: Whether the run's checkpoints are folders that many ranks write.
     """
     for left in (*folder.glob(".*.ckpt.*.tmp"), *folder.glob("*.ckpt/.*.tmp")):
-        if time.time() - left.stat().st_mtime > ABANDONED:
-            left.unlink(missing_ok=True)
+        if time.time() - max(path.stat().st_mtime for path in (left, *left.rglob("*"))) > ABANDONED:
+            remove(left)
     if resumed and Path(resumed).absolute().parent == folder and Path(resumed).match(LAST):
         if Path(resumed).is_dir() == of_many_ranks:
             return Path(resumed).absolute()

@@ -17,11 +17,12 @@ Json = dict[str, object] | list[object] | str | float | int | bool | None
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives the path of a temporary file in the folder of `path`, which takes the place of `path` at the end.
+    """Gives the path of a temporary file, which takes the place of `path` at the end.
 
-    The folder is made. If the block raises, the temporary file is removed and `path` stays as it was. The file is
-    on the disk before it takes its place, so that a power cut leaves the old file or the new one. It gets the
-    permissions that the umask allows, whatever the library that writes it asks for.
+    It lies in a hidden folder beside `path`, with whatever else a library writes there on its way (safetensors does).
+    The folder of `path` is made. If the block raises, the temporary file is removed and `path` stays as it was. The
+    file is on the disk before it takes its place, so that a power cut leaves the old file or the new one. It gets
+    the permissions that the umask allows, whatever the library that writes it asks for.
 
     Args:
         path: The finished file.
@@ -32,8 +33,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    folder = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    temporary = folder / path.name
     try:
+        folder.mkdir(exist_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
@@ -45,8 +48,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
         raise OSError(reason.errno, os.strerror(reason.errno or 0), str(path)) from error
     finally:
-        with suppress(OSError):  # the folder was never made, or the disk is read-only by now
-            temporary.unlink(missing_ok=True)
+        remove(folder)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -55,7 +57,14 @@ def remove_leftovers(path: Path) -> None:
     for name in os.listdir(path.parent):
         process = name.removeprefix(start).removesuffix(".tmp")
         if name.startswith(start) and process.isdigit() and not _alive(int(process)):
-            (path.parent / name).unlink(missing_ok=True)
+            remove(path.parent / name)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all it holds, if it is there and the disk lets it."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:
@@ -76,7 +85,8 @@ def _reach_the_disk(path: Path) -> None:
 def _of_the_system(error: Exception, temporary: Path) -> OSError | None:
     """Why writing failed. Libraries hide it in errors of their own, so a few more bytes are tried."""
     if isinstance(error, OSError):
-        return error if error.errno and str(error.filename) in ("None", str(temporary)) else None
+        ours = ("None", str(temporary), str(temporary.parent))
+        return error if error.errno and str(error.filename) in ours else None
     if not temporary.exists() or isinstance(error, (ValueError, TypeError)):
         return None
     try:
@@ -100,7 +110,9 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    remove_leftovers(path)
+    start = f".{path.name}.{platform.node()}.{os.getpid()}"
+    temporary, old = (path.with_name(f"{start}.{end}") for end in ("tmp", "old"))
     temporary.mkdir()
     try:
         yield temporary

@@ -222,6 +222,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_left_alone(tm
         with capsys.disabled():
             print(f"{module}: kill {number + 1} {moment}: step {step} is saved; {killed.left()}", flush=True)
     killed.ended()
+    assert len(list(killed.checkpoint.iterdir())) == 3  # two ranks and the state: nothing that kills left
     one, other = (load_file(run.folder / "weights.safetensors") for run in (whole, killed))
     assert one and one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     one, other = (compared(run.checkpoint) for run in (whole, killed))

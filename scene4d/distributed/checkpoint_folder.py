@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from scene4d.atomic import replacing
+from scene4d.atomic import remove, replacing
 from scene4d.distributed.agreement import from_all_ranks
 from scene4d.distributed.sharding import from_rows, local, own_rows
 
@@ -74,14 +74,16 @@ class Part:
             save_file(self.rows, temporary, metadata=firsts)
 
     def commit(self, folder: Path) -> None:
-        """Makes the files that all ranks have written the checkpoint, and removes those of the one before."""
+        """Makes the files that all ranks have written the checkpoint, and removes what else is there.
+
+        That is the checkpoint before, and what ranks left that were killed while they wrote theirs.
+        """
         state = {**self.tree, FILES: self.files, SHAPES: self.shapes}
         with replacing(folder / STATE) as temporary:
             torch.save(state, temporary)
-        with suppress(OSError):  # the checkpoint is complete, and the next one removes them
-            for path in folder.glob("*.safetensors"):
-                if path.name not in self.files:
-                    path.unlink(missing_ok=True)
+        for path in (*folder.glob("*.safetensors"), *folder.glob(".*")):
+            if path.name not in self.files:
+                remove(path)
 
     def withdraw(self, folder: Path) -> None:
         """Removes this rank's file again, since the checkpoint could not be completed: the disk may be full."""

@@ -136,9 +136,15 @@ def test_a_folder_whose_first_checkpoint_was_cut_off_is_none_yet(tmp_path):
 def test_the_file_of_a_run(tmp_path):
     first = own_path(tmp_path, None)
     assert first == tmp_path / "last.ckpt"
-    (tmp_path / ".last.ckpt.elsewhere.1.tmp").touch()
-    aged(tmp_path / ".last.ckpt.elsewhere.1.tmp", 1000)
-    assert own_path(tmp_path, whole(first)) == first and os.listdir(tmp_path) == ["last.ckpt"]
+    left, written = (tmp_path / f".last.ckpt.elsewhere.{number}.tmp" for number in (1, 2))
+    for folder in (left, written):
+        folder.mkdir()
+        (folder / "last.ckpt").touch()
+    aged(left / "last.ckpt", 1000)
+    aged(left, 1000)
+    aged(written, 1000)  # a folder's time is that of its last new file; this file is still being written
+    assert own_path(tmp_path, whole(first)) == first
+    assert sorted(os.listdir(tmp_path)) == [written.name, "last.ckpt"]
     assert own_path(tmp_path, None) == own_path(tmp_path, "/elsewhere/last.ckpt") == tmp_path / "last-v1.ckpt"
     cut(first)
     assert own_path(tmp_path, tmp_path / "epoch=0-step=1.ckpt") == first  # nobody needs a broken one

@@ -126,6 +126,11 @@ def test_until_the_last_file_is_there_the_old_checkpoint_counts(tmp_path, mesh):
     part = Part(checkpoint(mesh, 2), mesh, "newer")
     part.write(folder)  # killed behind it
     assert read_folder(folder)["state_dict"]["w"][0, 0] == 1
+    unfinished = (
+        folder / ".older-00001-of-00002.safetensors.node7.42.tmp"
+    )  # killed within it, on another machine
+    unfinished.mkdir()
+    (unfinished / ".tmp7a2bC9").write_bytes(bytes(10))
     part.commit(folder)
     assert read_folder(folder)["state_dict"]["w"][0, 0] == 2 and len(list(folder.iterdir())) == 2
 

@@ -226,7 +226,7 @@ def test_pictures_are_those_of_rasterize(browser, scene, time, view, record_prop
     truth = expected_picture(frames[time], cameras[view], picture.shape[:2], scale)
     assert 0.1 < (truth.min(axis=2) < 0.95).mean() < 0.9  # an object on white
     value = psnr(picture, truth)
-    record_property("psnr", value)
+    record_property("psnr", float(value))
     assert value > 50, value
     other = expected_picture(frames[5 - time], cameras[view], picture.shape[:2], scale)
     assert psnr(picture, other) < 20  # another timestep is another picture

@@ -80,6 +80,6 @@ def prove(samples, output: Path, record_property, points_at=lambda frame: POINTS
     shards = output.glob("*.tar")
     reports = [json.loads((output / "reports" / f"{shard.stem}.json").read_text()) for shard in shards]
     seconds = sum(report["seconds"] for report in reports)
-    record_property("reprojection_error_px", round(error, 3))
+    record_property("reprojection_error_px", round(float(error), 3))
     record_property("samples_per_second", round(len(samples) / seconds, 2))
     assert error < limit

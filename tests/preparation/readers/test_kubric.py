@@ -97,7 +97,7 @@ def test_points_and_depth_land_where_they_are_seen(tmp_path, record_property):
     assert samples[0].depths.shape == (3, 2, 96, 96) and samples[0].depth_frames == [0, 4]
     prove(samples, tmp_path / "out", record_property, moved, limit=0.2)
     error = depth_error(samples[0])
-    record_property("depth_reprojection_error_px", round(error, 3))
+    record_property("depth_reprojection_error_px", round(float(error), 3))
     assert error < 0.5  # the resized depth is the nearest pixel's
     skipped = json.loads((tmp_path / "out/reports/kubric-train-part-0-of-1.json").read_text())["skipped"]
     assert "the camera moves" in skipped["moving"]
@@ -121,7 +121,7 @@ def test_movi_points_and_depth(tmp_path, record_property):
     assert [sample.key for sample in samples] == ["movi-000000-00000"]
     prove(samples, tmp_path / "out", record_property, moved, limit=0.2)
     error = depth_error(samples[0])
-    record_property("depth_reprojection_error_px", round(error, 3))
+    record_property("depth_reprojection_error_px", round(float(error), 3))
     assert error < 0.5
     skipped = json.loads((tmp_path / "out/reports/movi-train-part-0-of-1.json").read_text())["skipped"]
     assert "000001.npz: expected MOVi's features" in skipped["000001"]

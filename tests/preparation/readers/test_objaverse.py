@@ -157,5 +157,5 @@ def test_skinned_cubes_land_where_they_are_seen(tmp_path, record_property):
                     along = (point[0] - c2w[:3, 3]) @ c2w[:3, 2]
                     depth = sample.depths[view, 0, int(expected[1]), int(expected[0])]
                     assert 0 < along - depth < 1.8 * HALF / extent
-    record_property("reprojection_error_px", round(max(errors), 3))
+    record_property("reprojection_error_px", round(float(max(errors)), 3))
     assert max(errors) < 0.5

@@ -103,7 +103,11 @@ def rasterize(
 
 
 def _rasterize_numba(
-    inputs: _Inputs, width: int, height: int, limits: tuple[float, float, float, float], render_mode: RenderMode
+    inputs: _Inputs,
+    width: int,
+    height: int,
+    limits: tuple[float, float, float, float],
+    render_mode: RenderMode,
 ) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Tensor]]:
     return _assemble(
         numba_projection.project, numba_rasterizer.composite, inputs, width, height, limits, render_mode

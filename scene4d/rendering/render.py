@@ -15,6 +15,7 @@ from scene4d.types import Cameras, Gaussians
 
 AT_ONCE = 2**24  # Gaussians x cameras that are drawn in one call, some GB on a GPU
 
+
 class Rendering(NamedTuple):
     """Pictures of Gaussians.
 
@@ -73,7 +74,9 @@ def render_gaussians(
         for k in range(0, len(c2w), count)
     ]  # fmt: skip
     images, depths, alphas = (None if x[0] is None else torch.cat(x) for x in zip(*parts))
-    found = (None if x is None else x.unflatten(0, shape) if shape else x[0] for x in (images, depths, alphas))
+    found = (
+        None if x is None else x.unflatten(0, shape) if shape else x[0] for x in (images, depths, alphas)
+    )
     return Rendering(*found)
 
 

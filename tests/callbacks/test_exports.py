@@ -17,12 +17,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks import GaussianExport, GridExport, GridLogging, MetricsExport, Throughput
-from callbacks.gaussian_export import look_target, orbit_video
 from callbacks.grid_export import frame_rate
 from scene4d.evaluation.rows import Row
 from scene4d.gaussians.ply import read_ply
 from scene4d.geometry.trajectories import arc
 from scene4d.grid_format import read_grid
+from scene4d.rendering.path_videos import look_target, path_video
 from scene4d.types import Cameras, Gaussians, Reconstruction, SceneBatch
 
 B, V, T, SIZE = 2, 3, 4, 16
@@ -264,7 +264,7 @@ def test_scenes_are_drawn_on_their_own_background(tmp_path, chosen, expected):
 
 
 def test_orbit_shows_the_scene_in_every_picture():
-    video = orbit_video([ball(1)[0]] * T, ring_cameras(), (SIZE, SIZE), rounds=3).astype(int)
+    video = path_video("orbit", [ball(1)[0]] * T, ring_cameras(), (SIZE, SIZE), rounds=3).astype(int)
     assert video.shape == (3 * T, SIZE, SIZE, 3)
     centre = video[:, SIZE // 2, SIZE // 2]
     assert (centre[:, 0] > 200).all() and (centre[:, 1] < 100).all() and (video[:, 0, 0] > 250).all()
@@ -276,7 +276,7 @@ def test_parallel_cameras_look_at_the_gaussians():
     scene = ball(1)[0]
     scene.means = scene.means + torch.tensor([0.0, 0.0, 4.0])
     assert look_target([scene], cameras)[2] == pytest.approx(4, abs=0.1)
-    assert orbit_video([scene], cameras, (SIZE, SIZE)).shape[0] == 48
+    assert path_video("orbit", [scene], cameras, (SIZE, SIZE)).shape[0] == 48
 
 
 def reconstruction(batch: SceneBatch) -> Reconstruction:

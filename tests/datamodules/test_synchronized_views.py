@@ -57,7 +57,11 @@ def test_rates_and_sizes_may_differ(tmp_path, caplog):
 
 def test_the_grid_may_have_any_shape_or_that_of_the_first_view(tmp_path):
     """The middle of every view in the wanted shape: white bars above and below, or left and right, are cut off."""
-    for name, (height, width), bar in (("1.png", (40, 90), 0), ("2.png", (90, 90), 25), ("3.png", (40, 120), 0)):
+    for name, (height, width), bar in (
+        ("1.png", (40, 90), 0),
+        ("2.png", (90, 90), 25),
+        ("3.png", (40, 120), 0),
+    ):
         pixels = np.zeros((height, width, 3), np.uint8)
         pixels[:bar], pixels[height - bar :] = 255, 255
         if width == 120:

@@ -104,7 +104,9 @@ def test_a_scene_of_images_of_another_size_is_drawn_at_their_size():
     inside = drawn[:, 2:-2, fit.left + 2 : fit.left + fit.part[1] - 2]
     truth = batch.images[0, 0, 0][:, 2:-2, fit.left + 2 : fit.left + fit.part[1] - 2]
     assert fit.part[1] < 45 and (inside - truth).abs().mean() < 0.04
-    assert (inside[..., 3:] - truth[..., :-3]).abs().mean() > 0.08  # three pixels beside, it is another picture
+    assert (
+        inside[..., 3:] - truth[..., :-3]
+    ).abs().mean() > 0.08  # three pixels beside, it is another picture
 
 
 @torch.no_grad()

@@ -255,9 +255,7 @@ def test_sets_along_leading_axes_equal_each_set_alone_with_gradients(of_cameras)
         scene[4] = torch.stack([scene[4], 1 - scene[4]])
     backgrounds = torch.rand(2, 2, 2, 3, dtype=torch.float64)
     stacked = [torch.stack(x).unflatten(0, (2, 2)).requires_grad_() for x in zip(*sets)]
-    renders, alphas, info = rasterize(
-        *stacked, WIDTH, HEIGHT, backgrounds=backgrounds, render_mode="RGB+ED"
-    )
+    renders, alphas, info = rasterize(*stacked, WIDTH, HEIGHT, backgrounds=backgrounds, render_mode="RGB+ED")
     assert renders.shape == (2, 2, 2, HEIGHT, WIDTH, 4) and alphas.shape == (2, 2, 2, HEIGHT, WIDTH, 1)
     (renders.square().sum() + alphas.sum()).backward()
     one = [x.clone().requires_grad_() for x in sets[2]]
@@ -274,5 +272,7 @@ def test_sets_that_do_not_fit_are_named():
     scene = [x[None] for x in make_scene()]
     with pytest.raises(ValueError, match=r"quats has shape \(60, 4\), expected \(1, 60, 4\)"):
         rasterize(scene[0], scene[1][0], *scene[2:], WIDTH, HEIGHT)
-    with pytest.raises(ValueError, match=r"colors has shape \(60, 3\), expected \(1, 60, d\) or \(1, 2, 60, d\)"):
+    with pytest.raises(
+        ValueError, match=r"colors has shape \(60, 3\), expected \(1, 60, d\) or \(1, 2, 60, d\)"
+    ):
         rasterize(*scene[:4], scene[4][0], *scene[5:], WIDTH, HEIGHT)

@@ -28,7 +28,9 @@ def make_cameras(*leading):
 
 def test_every_timestep_and_view_is_the_rasterizers_own_picture():
     gaussians, cameras = make_gaussians(2, 3), make_cameras(2, 1, 4)
-    images, depths, alphas = render_gaussians(gaussians, cameras, 10, 12, background=(0.2, 0.4, 0.6), depth=True)
+    images, depths, alphas = render_gaussians(
+        gaussians, cameras, 10, 12, background=(0.2, 0.4, 0.6), depth=True
+    )
     assert images.shape == (2, 3, 4, 3, 10, 12)
     assert depths.shape == alphas.shape == (2, 3, 4, 10, 12)
     one, camera = gaussians[1, 2], cameras[1, 0]
@@ -61,7 +63,9 @@ def test_white_background_by_default_and_gradients_to_cameras():
 
 def test_depth_is_drawn_only_when_it_is_asked_for(monkeypatch):
     modes = []
-    monkeypatch.setattr(render, "rasterize", lambda *x, **y: modes.append(y["render_mode"]) or rasterize(*x, **y))
+    monkeypatch.setattr(
+        render, "rasterize", lambda *x, **y: modes.append(y["render_mode"]) or rasterize(*x, **y)
+    )
     gaussians, cameras = make_gaussians(2), make_cameras(1, 3)
     plain = render_gaussians(gaussians, cameras, 10, 12)
     asked = render_gaussians(gaussians, cameras, 10, 12, depth=True)

@@ -50,8 +50,8 @@ class GaussianExport(L.Callback):
         orbit_rounds: How often time runs from start to end during one loop of the path.
         enlarge: How many times every pixel of the video is repeated; rendering keeps the input resolution.
         background: The colour behind the Gaussians, RGB in [0, 1]; None takes the colour of the reconstruction.
-        formats: Files of the Gaussians of each timestep: `ply` (56 bytes each, every splat viewer), `compressed_ply` (16
-            bytes, SuperSplat), `splat` (32 bytes, antimatter15's viewer and its relatives).
+        formats: Files of the Gaussians of each timestep: `ply` (56 bytes each, every splat viewer), `compressed_ply`
+            (16 bytes, SuperSplat), `splat` (32 bytes, antimatter15's viewer and its relatives).
         videos: Videos to draw, `NAME.mp4` each: `orbit`, `inputs` (from one input camera to the next and back),
             `freeze_time` (the orbit at the first timestep), `fixed_view` (the first input camera).
         capture: Whether pictures, cameras and points are written to `capture/` for COLMAP, 3DGS, gsplat's examples and
@@ -187,8 +187,8 @@ class GaussianExport(L.Callback):
         if frames and not any(len(frame.means) for frame in kept):
             highest = max((float(x.opacities.max()) for x in frames if len(x.means)), default=0.0)
             raise ValueError(
-                f"{name}: no Gaussian is as opaque as opacity_threshold {self.opacity_threshold:g} (the most opaque has "
-                f"{highest:.3g}), nothing is written"
+                f"{name}: no Gaussian is as opaque as opacity_threshold {self.opacity_threshold:g} "
+                f"(the most opaque has {highest:.3g}), nothing is written"
             )
         return kept
 

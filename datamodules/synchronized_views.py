@@ -53,7 +53,8 @@ class SynchronizedViews(LightningDataModule):
     The folder holds one of three: one video per view, one folder of pictures per view, or one picture per view, which
     makes a single timestep. Views come in natural order of their names (`cam2` before `cam10`), and names that begin
     with a dot are left out. The sizes and frame rates of the views may differ. Of every frame, the right way up, the
-    largest middle part of the shape of `size` is scaled to it. All views start with their first frame; the shortest one decides where they end.
+    largest middle part of the shape of `size` is scaled to it. All views start with their first frame; the shortest one
+    decides where they end.
 
     Args:
         folder: The folder. Other files in it are ignored.

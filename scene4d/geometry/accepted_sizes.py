@@ -5,8 +5,8 @@ longer side becomes the network's reference length and the shorter side follows,
 The largest middle part of that shape is cut out and scaled with antialiasing. At most half a patch is lost along a side
 (counted at the network's size), nothing is padded, and pixels stay square up to the rounding of the cut.
 
-Cameras and depths of the result refer to the original images again: intrinsics are exact, and depth is 0, unknown, where
-the image was cut away.
+Cameras and depths of the result refer to the original images again: intrinsics are exact, and depth is 0, unknown,
+where the image was cut away.
 """
 
 from __future__ import annotations

@@ -70,9 +70,9 @@ def render_gaussians(
     viewmats = torch.linalg.inv(c2w.float() if c2w.dtype in (torch.float16, torch.bfloat16) else c2w)
     count = max(1, AT_ONCE // max(1, flat.means.shape[1] * c2w.shape[1]))
     parts = [
-        _render_sets(flat[k : k + count], viewmats[k : k + count], Ks[k : k + count], (height, width), background, depth)
-        for k in range(0, len(c2w), count)
-    ]  # fmt: skip
+        _render_sets(flat[part], viewmats[part], Ks[part], (height, width), background, depth)
+        for part in (slice(k, k + count) for k in range(0, len(c2w), count))
+    ]
     images, depths, alphas = (None if x[0] is None else torch.cat(x) for x in zip(*parts))
     found = (
         None if x is None else x.unflatten(0, shape) if shape else x[0] for x in (images, depths, alphas)

@@ -25,6 +25,7 @@ const state = {
   time: 0, playing: false, orbiting: false, dirty: true, moved: 0, clock: 0, drawMs: 0, shownFps: 0, stride: 1, loaded: 0,
   showCameras: true, active: 0,
 };
+while (renderer.slow && Math.max(...meta.counts) / state.stride > 25000) state.stride *= 2; // a first guess
 const SLOW_MS = 90, QUICK_MS = 35; // a slow machine draws fewer Gaussians while something moves, to stay between them
 
 /** Size of the drawing: at most `sharpness` pixels an input pixel, less while something moves on a slow machine. */

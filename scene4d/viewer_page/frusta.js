@@ -1,6 +1,6 @@
 // The input cameras as small pyramids over the picture.
 
-const frustumDepth = 0.14 * camera.distance();
+const frustumDepth = 0.09 * camera.distance();
 
 /** Corners of the picture of an input camera in the scene, and its centre last. */
 function frustum({ c2w, intrinsics: K }) {

@@ -20,7 +20,7 @@ def wall(side: int = 96, seed: int = 0) -> Gaussians:
     return Gaussians(
         means=means, quats=torch.tensor([1.0, 0, 0, 0]).expand(count, 4),
         scales=torch.tensor([0.7, 0.7, 0.05]).expand(count, 3) / side, opacities=torch.full((count,), 0.95),
-        colors=0.5 + 0.4 * torch.sin(torch.stack([5 * means[:, 0], 4 * means[:, 1], 6 * means[:, 0] * means[:, 1]], -1)),
+        colors=0.5 + 0.4 * torch.sin(means * torch.tensor([5.0, 4, 1]) + means[:, :1]),
         blurred=True,
     )  # fmt: skip
 

@@ -133,7 +133,8 @@ def ours(gaussians: Gaussians) -> np.ndarray:
 @pytest.mark.parametrize(
     ("write", "read", "bytes_each", "error"),
     [
-        (write_ply, from_ply, 56, 2e-4), (write_splat, from_splat, 32, 0.03), (write_compressed_ply, from_compressed, 18, 0.06),
+        (write_ply, from_ply, 56, 2e-4), (write_splat, from_splat, 32, 0.03),
+        (write_compressed_ply, from_compressed, 18, 0.06),
     ],
 )  # fmt: skip
 def test_files_read_and_drawn_by_others_look_as_our_pictures(tmp_path, write, read, bytes_each, error):

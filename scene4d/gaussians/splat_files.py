@@ -1,8 +1,8 @@
 """Gaussians in smaller files than PLY: `.splat` (32 bytes each) and compressed PLY (16 bytes each).
 
 Both round: colours and opacities to 8 bits, rotations to 8 and 10 bits. `.splat` opens in antimatter15's viewer and
-its many relatives, compressed PLY in SuperSplat and the other PlayCanvas tools. Neither has room for `Gaussians.blurred`, so
-only blurred ones, whose look does not depend on the viewer, are written.
+its many relatives, compressed PLY in SuperSplat and the other PlayCanvas tools. Neither has room for
+`Gaussians.blurred`, so only blurred ones, whose look does not depend on the viewer, are written.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def rasterize(
 
     Parameters are those of `gsplat.rasterization`, with its names, order and defaults. All of them may have the same
     leading axes, for example timesteps: gsplat draws these sets in one call, the CPU one after the other.
-    Half-precision input is computed in float32 and the result is float32, under autocast too. gsplat computes in float32
-    whatever the input, and float64 comes back as float64.
+    Half-precision input is computed in float32 and the result is float32, under autocast too. gsplat computes in
+    float32 whatever the input, and float64 comes back as float64.
 
     Args:
         means: World positions.

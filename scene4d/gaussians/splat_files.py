@@ -7,6 +7,7 @@ its many relatives, compressed PLY in SuperSplat and the other PlayCanvas tools.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,9 @@ def write_compressed_ply(path: str | Path, gaussians: Gaussians) -> None:
         shN=plain.means.new_zeros(len(plain.means), 0, 3),
         format="ply_compressed",
     )
+    data = re.sub(
+        rb"element sh \d+\n", b"", data, count=1
+    )  # it has no property here, which other readers refuse
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 

@@ -96,10 +96,9 @@ def rasterize(
         if means.ndim == 2:
             return _rasterize_numba(inputs, width, height, limits, render_mode)
         sets = [_rasterize_numba(x, width, height, limits, render_mode) for x in _each_set(inputs)]
-    batch = means.shape[:-2]
-    renders, alphas = (torch.stack([x[k] for x in sets]).unflatten(0, batch) for k in (0, 1))
-    info = {key: torch.stack([x[2][key] for x in sets]).unflatten(0, batch) for key in sets[0][2]}
-    return renders, alphas, info
+    batch, (pictures, coverages, infos) = means.shape[:-2], zip(*sets)
+    info = {key: torch.stack([x[key] for x in infos]).unflatten(0, batch) for key in infos[0]}
+    return torch.stack(pictures).unflatten(0, batch), torch.stack(coverages).unflatten(0, batch), info
 
 
 def _rasterize_numba(

@@ -73,11 +73,16 @@ def render_gaussians(
         _render_sets(flat[part], viewmats[part], Ks[part], (height, width), background, depth)
         for part in (slice(k, k + count) for k in range(0, len(c2w), count))
     ]
-    images, depths, alphas = (None if x[0] is None else torch.cat(x) for x in zip(*parts))
-    found = (
-        None if x is None else x.unflatten(0, shape) if shape else x[0] for x in (images, depths, alphas)
+    return Rendering(
+        _joined([part.images for part in parts], shape),
+        _joined([part.depths for part in parts if part.depths is not None], shape) if depth else None,
+        _joined([part.alphas for part in parts], shape),
     )
-    return Rendering(*found)
+
+
+def _joined(parts: list[Tensor], shape: torch.Size) -> Tensor:
+    """The sets of all calls along one axis, which becomes `shape`."""
+    return torch.cat(parts).unflatten(0, shape) if shape else parts[0][0]
 
 
 def _flatten(tensor: Tensor, leading: int, shape: torch.Size) -> Tensor:

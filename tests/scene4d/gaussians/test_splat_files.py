@@ -35,9 +35,9 @@ def parse_ply(data: bytes) -> dict[str, np.ndarray]:
                 elements[-1][2].append((name, kinds[kind]))
     found, at = {}, 0
     for name, count, fields in elements:
-        if fields:
-            found[name] = np.frombuffer(body, np.dtype(fields), count, at)
-            at += found[name].nbytes
+        assert fields, f"PlayCanvas' splat-transform refuses an element without properties: {name}"
+        found[name] = np.frombuffer(body, np.dtype(fields), count, at)
+        at += found[name].nbytes
     assert at == len(body)
     return found
 

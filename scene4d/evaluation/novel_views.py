@@ -77,9 +77,9 @@ class NovelViews:
         Raises:
             ValueError: The batch has no cameras, or a scene no unit of length; names the sources.
         """
+        batch = pipeline.fit(batch.images).batch(batch)
         if batch.cameras is None:
             raise ValueError(f"novel views need cameras, sources {sorted(set(batch.source))} lack them")
-        batch = pipeline.fit(batch.images).batch(batch)
         given = batch.images[:, : batch.inputs]
         prediction = pipeline.network(given)
         free = pipeline.assemble(prediction, given)

@@ -1,30 +1,38 @@
-"""Writes predicted 4D scenes: one PLY per timestep, cameras, a video along a novel path, a viewer page."""
+"""Writes predicted 4D scenes: Gaussians of every timestep, cameras, videos along camera paths, a viewer page."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import lightning as L
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from callbacks.grid_export import frame_rate
 from callbacks.scene_folders import SceneFolders
 from scene4d.atomic import write_json
+from scene4d.captures import write_capture
 from scene4d.gaussians.ply import write_ply
 from scene4d.gaussians.pruning import prune_by_opacity
+from scene4d.gaussians.splat_files import write_compressed_ply, write_splat
 from scene4d.gaussians.usable import usable_gaussians
-from scene4d.geometry.trajectories import orbit
-from scene4d.rendering.render import render_gaussians
+from scene4d.rendering.path_videos import WHITE, CameraPath, path_video
 from scene4d.types import Cameras, Gaussians, Reconstruction, SceneBatch
-from scene4d.viewer import write_viewer
-from scene4d.visualization import to_uint8, write_video
+from scene4d.viewer import MOST_PER_TIMESTEP, write_viewer
+from scene4d.visualization import write_video
+
+Format = Literal["ply", "compressed_ply", "splat"]
+WRITERS: dict[Format, tuple[str, Callable[[Path, Gaussians], None]]] = {
+    "ply": (".ply", write_ply),
+    "compressed_ply": (".compressed.ply", write_compressed_ply),
+    "splat": (".splat", write_splat),
+}
 
 log = logging.getLogger(__name__)
-WHITE = (1.0, 1.0, 1.0)
 
 
 class GaussianExport(L.Callback):
@@ -32,7 +40,8 @@ class GaussianExport(L.Callback):
 
     The folder of a scene holds one PLY file per timestep (`frames/frame_0001.ply` and so on), `cameras.json`,
     `orbit.mp4` (a new camera path that loops while time runs) and `viewer.html` (opens by double-click). A second
-    scene with the same key gets `<output>/<key>_2/`, see `SceneFolders`.
+    scene with the same key gets `<output>/<key>_2/`, see `SceneFolders`. Videos are drawn on the device of the
+    reconstruction, and the Gaussians leave it one timestep at a time.
 
     Args:
         output: The folder, relative to the trainer's default_root_dir.
@@ -41,6 +50,16 @@ class GaussianExport(L.Callback):
         orbit_rounds: How often time runs from start to end during one loop of the path.
         enlarge: How many times every pixel of the video is repeated; rendering keeps the input resolution.
         background: The colour behind the Gaussians, RGB in [0, 1]; None takes the colour of the reconstruction.
+        formats: Files of the Gaussians of each timestep: `ply` (56 bytes each, every splat viewer), `compressed_ply`
+            (16 bytes, SuperSplat), `splat` (32 bytes, antimatter15's viewer and its relatives).
+        videos: Videos to draw, `NAME.mp4` each: `orbit`, `inputs` (from one input camera to the next and back),
+            `freeze_time` (the orbit at the first timestep), `fixed_view` (the first input camera).
+        capture: Whether pictures, cameras and points are written to `capture/` for COLMAP, 3DGS, gsplat's examples and
+            nerfstudio, see `scene4d.captures`.
+        viewer_gaussians: Largest number of Gaussians per timestep in the page, which samples more of them and says so.
+
+    Raises:
+        ValueError: An unknown format or video; names it.
     """
 
     def __init__(
@@ -51,7 +70,16 @@ class GaussianExport(L.Callback):
         orbit_rounds: int = 3,
         enlarge: int = 4,
         background: tuple[float, float, float] | None = None,
+        formats: list[Format] = ["ply"],  # noqa: B006 - shown by --help and never changed
+        videos: list[CameraPath] = ["orbit"],  # noqa: B006
+        capture: bool = False,
+        viewer_gaussians: int = MOST_PER_TIMESTEP,
     ) -> None:
+        for name, given, known in (("formats", formats, WRITERS), ("videos", videos, get_args(CameraPath))):
+            if unknown := [x for x in given if x not in known]:
+                raise ValueError(f"{name} must be some of {', '.join(known)}, got {unknown[0]!r}")
+        self.formats, self.videos, self.capture = formats, videos, capture
+        self.viewer_gaussians = viewer_gaussians
         self.opacity_threshold, self.background = opacity_threshold, background
         self.orbit_rounds, self.enlarge = orbit_rounds, enlarge
         self.folders = SceneFolders(output, subfolders)
@@ -91,7 +119,8 @@ class GaussianExport(L.Callback):
             seconds = [] if times is None else times[index].tolist()
             size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
             background = self.background or tuple(outputs.background[index].tolist())
-            self.write(folder, outputs.gaussians[index], outputs.cameras[index], seconds, size, background)
+            gaussians, cameras = outputs.gaussians[index], outputs.cameras[index]
+            self.write(folder, gaussians, cameras, seconds, size, background, batch.images[index])
 
     @torch.no_grad()
     def write(
@@ -102,6 +131,7 @@ class GaussianExport(L.Callback):
         frame_times: list[float],
         size: tuple[int, int],
         background: tuple[float, float, float] = WHITE,
+        images: Float[Tensor, "v t 3 h w"] | None = None,
     ) -> None:
         """Writes one scene.
 
@@ -112,30 +142,65 @@ class GaussianExport(L.Callback):
             frame_times: Seconds; empty = unknown.
             size: (height, width) that the intrinsics refer to, pixels.
             background: RGB in [0, 1].
+            images: The input pictures, for `capture`.
 
         Raises:
-            ValueError: A camera or all Gaussians of a timestep are NaN, as after a training that diverged; nothing
-                is written then.
+            ValueError: A camera or all Gaussians of a timestep are NaN, as after a training that diverged, or no
+                Gaussian is as opaque as `opacity_threshold`; nothing is written then.
         """
-        gaussians = gaussians.to(dtype=torch.float32, device="cpu")
-        cameras = cameras.to(dtype=torch.float32, device="cpu")
+        cameras = cameras.to(device=gaussians.means.device, dtype=torch.float32)
         if not all(bool(x.isfinite().all()) for x in (cameras.c2w, cameras.intrinsics)):
             raise ValueError(f"{folder}: a predicted camera holds NaN or infinite values, nothing is written")
-        frames = [
-            usable_gaussians(gaussians[t], f"{folder}, timestep {t}") for t in range(len(gaussians.means))
-        ]
-        frames = [prune_by_opacity(frame, self.opacity_threshold) for frame in frames]
+        frames = self.opaque_frames(gaussians, str(folder))
         fps = frame_rate(frame_times)
-        (folder / "frames").mkdir(parents=True, exist_ok=True)
-        for old in (folder / "frames").glob("frame_*.ply"):  # of an earlier, longer run
-            old.unlink()
-        for number, frame in enumerate(frames, 1):
-            write_ply(folder / "frames" / f"frame_{number:04d}.ply", frame)
+        self._write_frames(folder / "frames", frames)
         write_cameras(folder / "cameras.json", cameras, size, fps, frame_times)
-        video = orbit_video(frames, cameras, size, self.orbit_rounds, background)
-        write_video(folder / "orbit.mp4", video, fps, self.enlarge)
-        write_viewer(folder / "viewer.html", frames, cameras, size, fps, background=background)
-        log.info("%d timesteps of Gaussians, orbit.mp4 and viewer.html -> %s", len(frames), folder)
+        for name in self.videos:
+            video = path_video(name, frames, cameras, size, self.orbit_rounds, background)
+            write_video(folder / f"{name}.mp4", video, fps, self.enlarge)
+        if self.capture and images is not None:
+            write_capture(folder / "capture", images, cameras, frames, frame_times)
+        write_viewer(
+            folder / "viewer.html",
+            frames,
+            cameras,
+            size,
+            fps,
+            background=background,
+            most=self.viewer_gaussians,
+        )
+        log.info(
+            "%d timesteps of Gaussians, %s and viewer.html -> %s", len(frames), ", ".join(self.videos), folder
+        )
+
+    def opaque_frames(self, gaussians: Gaussians, name: str) -> list[Gaussians]:
+        """The Gaussians of each timestep that are drawn and written, where they are, in float32.
+
+        Raises:
+            ValueError: Those of `write`.
+        """
+        frames = [
+            usable_gaussians(gaussians[t].to(dtype=torch.float32), f"{name}, timestep {t}")
+            for t in range(len(gaussians.means))
+        ]
+        kept = [prune_by_opacity(frame, self.opacity_threshold) for frame in frames]
+        if frames and not any(len(frame.means) for frame in kept):
+            highest = max((float(x.opacities.max()) for x in frames if len(x.means)), default=0.0)
+            raise ValueError(
+                f"{name}: no Gaussian is as opaque as opacity_threshold {self.opacity_threshold:g} "
+                f"(the most opaque has {highest:.3g}), nothing is written"
+            )
+        return kept
+
+    def _write_frames(self, folder: Path, frames: list[Gaussians]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, _ in WRITERS.values():  # of an earlier, longer run
+            for old in folder.glob(f"frame_*{suffix}"):
+                old.unlink()
+        for number, frame in enumerate(frames, 1):
+            here = frame.to(device="cpu")
+            for suffix, write in (WRITERS[name] for name in self.formats):
+                write(folder / f"frame_{number:04d}{suffix}", here)
 
 
 def write_cameras(
@@ -151,46 +216,3 @@ def write_cameras(
         "height": size[0], "width": size[1], "fps": fps, "frame_times": frame_times, "cameras": listed,
     }  # fmt: skip
     write_json(path, content)
-
-
-def orbit_video(
-    frames: list[Gaussians],
-    cameras: Cameras,
-    size: tuple[int, int],
-    rounds: int = 3,
-    background: tuple[float, float, float] = WHITE,
-) -> UInt8[np.ndarray, "n h w 3"]:
-    """Renders a looping path around the scene while time runs.
-
-    Args:
-        frames: One set of Gaussians per timestep.
-        cameras: The input views, `v`; the path sways along their arc, a little beyond its ends.
-        size: (height, width), pixels.
-        rounds: How often time runs from start to end; a still scene gets 48 pictures.
-        background: RGB in [0, 1].
-
-    Returns:
-        The pictures in the order of the path.
-    """
-    count = rounds * len(frames) if len(frames) > 1 else 48
-    path = orbit(cameras.c2w, count, target=look_target(frames, cameras))
-    intrinsics = cameras.intrinsics.mean(0, keepdim=True)
-    pictures = []
-    for number in range(count):
-        camera = Cameras(path[number : number + 1], intrinsics)
-        images, _, _ = render_gaussians(frames[number % len(frames)], camera, *size, background)
-        pictures.append(images[0])
-    return to_uint8(torch.stack(pictures))
-
-
-def look_target(frames: list[Gaussians], cameras: Cameras) -> Float[Tensor, "3"]:
-    """The point on the mean viewing axis at the median depth of the Gaussians.
-
-    Unlike the crossing of the axes it does not run away when recovered cameras are nearly parallel.
-    """
-    position, forward = cameras.c2w[:, :3, 3].mean(0), cameras.c2w[:, :3, 2].mean(0)
-    forward = forward / forward.norm().clamp_min(1e-9)
-    means = torch.cat([frame.means for frame in frames])
-    depth = (means - position) @ forward
-    depth = depth[depth > 0]
-    return position + forward * (depth.median() if len(depth) else 1.0)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from scene4d.geometry.accepted_sizes import largest_middle
 from scene4d.video_files import read_frames
 
 Size = int | tuple[int, int]
@@ -32,10 +33,7 @@ def height_and_width(size: Size) -> tuple[int, int]:
 
 def middle_part(height: int, width: int, size: Size) -> tuple[slice, slice]:
     """Rows and columns of the largest middle part of a picture that has the shape of `size`."""
-    h, w = height_and_width(size)
-    rows, columns = min(height, max(1, round(width * h / w))), min(width, max(1, round(height * w / h)))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return slice(top, top + rows), slice(left, left + columns)
+    return largest_middle(height, width, height_and_width(size))
 
 
 def cut_middle(pixels: UInt8[np.ndarray, "y x 3"], size: Size) -> Float[Tensor, "3 h w"]:

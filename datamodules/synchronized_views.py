@@ -16,15 +16,17 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.middle_cut import cut_middle, read_middles
+from datamodules.middle_cut import Size, cut_middle, height_and_width, read_middles
 from scene4d.folders import listed
 from scene4d.pictures import open_picture
 from scene4d.types import SceneBatch
 from scene4d.video_files import frame_times
+from scene4d.video_files.frames import read_orientation
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".ts")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 HOLDS = "one video per view, one folder of pictures per view, or one picture per view"
+LONGEST = 518  # pixels; VGGT's reference length, more would only be scaled down again
 ROUNDED = 0.05  # frames; some files round their times to milliseconds
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,11 @@ class View(Protocol):
     def count(self, fps: float, most: int) -> int:
         """Number of timesteps at `fps`, at most `most`."""
 
-    def read(self, fps: float, count: int, size: int) -> Float[Tensor, "t 3 h w"]:
-        """The first timesteps in [0, 1], of each the middle square, scaled to `size`."""
+    def shape(self) -> tuple[int, int]:
+        """Height and width of its first frame, the right way up."""
+
+    def read(self, fps: float, count: int, size: Size) -> Float[Tensor, "t 3 h w"]:
+        """The first timesteps in [0, 1], of each the middle part of the shape of `size`, scaled to it."""
 
 
 class SynchronizedViews(LightningDataModule):
@@ -48,11 +53,14 @@ class SynchronizedViews(LightningDataModule):
     The folder holds one of three: one video per view, one folder of pictures per view, or one picture per view, which
     makes a single timestep. Views come in natural order of their names (`cam2` before `cam10`), and names that begin
     with a dot are left out. The sizes and frame rates of the views may differ. Of every frame, the right way up, the
-    middle square is scaled to `size`. All views start with their first frame; the shortest one decides where they end.
+    largest middle part of the shape of `size` is scaled to it. All views start with their first frame; the shortest one
+    decides where they end.
 
     Args:
         folder: The folder. Other files in it are ignored.
-        size: Height and width of the grid; networks ask for multiples of their patch size.
+        size: Height and width of the grid in pixels, one number for squares. None takes the shape of the first view,
+            whole, with a longer side of at most 518 pixels. The reconstructor brings any size to one that its network
+            accepts, see `scene4d.geometry.accepted_sizes`.
         frames: Largest number of timesteps that are taken, from the first on.
         fps: Timesteps per second. Of a video with another rate the frame nearest in time is taken. Pictures in folders
             have no times: each is a timestep.
@@ -66,14 +74,16 @@ class SynchronizedViews(LightningDataModule):
     def __init__(
         self,
         folder: str,
-        size: int = 64,
+        size: Size | None = 64,
         frames: int = 17,
         fps: float = 12.0,
         views: int | None = None,
         key: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("size", size, 1), ("frames", frames, 1), ("views", views, 2)):
+        if size is not None:
+            height_and_width(size)
+        for name, value, least in (("frames", frames, 1), ("views", views, 2)):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 < fps < math.inf:
@@ -97,10 +107,11 @@ class SynchronizedViews(LightningDataModule):
         most = min(self.views or len(found), len(found))
         views = [found[k] for k in np.linspace(0, len(found) - 1, most).round().astype(int)]
         count = self._timesteps(views)
-        images = torch.stack([view.read(self.fps, count, self.size) for view in views])[None]
+        size = at_most(views[0].shape()) if self.size is None else height_and_width(self.size)
+        images = torch.stack([view.read(self.fps, count, size) for view in views])[None]
         log.info(
-            "%s: %s; the middle square of every frame is scaled to %d x %d", self.folder,
-            f"{most} of {len(found)} views x {count} timesteps at {self.fps:g} a second", self.size, self.size,
+            "%s: %s; the middle of every frame is scaled to %d x %d", self.folder,
+            f"{most} of {len(found)} views x {count} timesteps at {self.fps:g} a second", *size,
         )  # fmt: skip
         return SceneBatch(
             images=images, cameras=None, frame_times=(torch.arange(count) / self.fps)[None],
@@ -126,7 +137,7 @@ class SynchronizedViews(LightningDataModule):
 
 def read_views(
     folder: str,
-    size: int = 64,
+    size: Size | None = 64,
     frames: int = 17,
     fps: float = 12.0,
     views: int | None = None,
@@ -134,6 +145,12 @@ def read_views(
 ) -> SceneBatch:
     """Reads a folder of views as one grid; arguments and errors are those of `SynchronizedViews`."""
     return SynchronizedViews(folder, size, frames, fps, views, key).read()
+
+
+def at_most(shape: tuple[int, int]) -> tuple[int, int]:
+    """The shape, made smaller so that its longer side has at most `LONGEST` pixels."""
+    scale = min(1.0, LONGEST / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def find_views(folder: Path) -> list[View]:
@@ -172,7 +189,11 @@ class VideoView:
         seconds = 2 * times[-1] - times[-2] if len(times) > 1 else 0.0
         return min(most, max(1, math.ceil(seconds * fps - ROUNDED)))
 
-    def read(self, fps: float, count: int, size: int) -> Float[Tensor, "t 3 h w"]:
+    def shape(self) -> tuple[int, int]:
+        """Height and width of its frames, the right way up."""
+        return read_orientation(self.path).size
+
+    def read(self, fps: float, count: int, size: Size) -> Float[Tensor, "t 3 h w"]:
         """The frames that are nearest to 0, 1 / fps, 2 / fps, ..."""
         return read_middles(str(self.path), (np.arange(count) / fps).tolist(), size)
 
@@ -189,9 +210,14 @@ class PictureFolder:
         """Number of pictures, at most `most`."""
         return min(most, len(self.pictures))
 
-    def read(self, fps: float, count: int, size: int) -> Float[Tensor, "t 3 h w"]:
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the first picture, the right way up."""
+        height, width = read_picture(self.pictures[0]).shape[:2]
+        return height, width
+
+    def read(self, fps: float, count: int, size: Size) -> Float[Tensor, "t 3 h w"]:
         """The first pictures in natural order."""
-        return torch.stack(list(_squares(self.pictures[:count], size)))
+        return torch.stack(list(_middles(self.pictures[:count], size)))
 
 
 class Photo(PictureFolder):
@@ -205,7 +231,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return [path for path in listed(folder, suffixes) if path.is_file()]
 
 
-def _squares(pictures: list[Path], size: int) -> Iterator[Float[Tensor, "3 h w"]]:
+def _middles(pictures: list[Path], size: Size) -> Iterator[Float[Tensor, "3 h w"]]:
     for path in pictures:
         yield cut_middle(read_picture(path), size)
 

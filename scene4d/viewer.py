@@ -19,12 +19,14 @@ from scene4d.atomic import write_text
 from scene4d.gaussians.blur import low_pass
 from scene4d.gaussians.pruning import prune_by_opacity
 from scene4d.gaussians.quantization import bounding_box, pack_gaussians
+from scene4d.gaussians.sampling import sample_gaussians
 from scene4d.gaussians.usable import usable_gaussians
 from scene4d.rendering.constants import ALPHA_THRESHOLD
 from scene4d.types import Cameras, Gaussians
 
 PAGE = Path(__file__).parent / "viewer_page"
-SCRIPTS = ("data.js", "camera.js", "software.js", "webgl.js", "controls.js")
+MOST_PER_TIMESTEP, MOST_IN_PAGE = 200_000, 6_000_000  # 24 bytes each, 32 as text: 190 MB at most
+SCRIPTS = ("data.js", "camera.js", "frusta.js", "software.js", "webgl.js", "controls.js")
 
 
 def write_viewer(
@@ -35,8 +37,12 @@ def write_viewer(
     fps: float = 12.0,
     title: str = "4D scene",
     background: Sequence[float] = (1.0, 1.0, 1.0),
+    most: int = MOST_PER_TIMESTEP,
 ) -> None:
     """Writes the page; it appears whole or not at all.
+
+    The page holds at most `most` Gaussians per timestep and six million in all, so that it opens and plays. Of more it
+    takes a sample that looks alike (see `sample_gaussians`), and says how many there were.
 
     The page looks as the renders do at any window size: Gaussians that do not include the blur of the rasterizer
     (`Gaussians.blurred`) are drawn with that of `image_size`, 0.3 pixels^2. Gaussians fainter than 1/255 are left
@@ -52,6 +58,7 @@ def write_viewer(
         fps: Timesteps per second when playing.
         title: Shown in the page and its tab.
         background: RGB in [0, 1].
+        most: Largest number of Gaussians per timestep.
 
     Raises:
         ValueError: No frames, frames with leading axes, some of them blurred and others not, without any Gaussian that
@@ -60,6 +67,9 @@ def write_viewer(
     _check(frames, cameras, image_size, fps)
     frames = [usable_gaussians(frame, f"{path}, timestep {index}") for index, frame in enumerate(frames)]
     frames = [prune_by_opacity(frame, ALPHA_THRESHOLD) for frame in frames]
+    totals = [len(frame.means) for frame in frames]
+    eye = cameras.c2w[:, :3, 3].mean(0) if cameras is not None else torch.zeros(3)
+    frames = [sample_gaussians(frame, min(most, MOST_IN_PAGE // len(frames)), eye) for frame in frames]
     low, high = bounding_box(frames)
     cameras = _front_camera(low, high, image_size) if cameras is None else cameras
     meta = {
@@ -68,6 +78,7 @@ def write_viewer(
         "low": low.tolist(),
         "high": high.tolist(),
         "counts": [len(frame.means) for frame in frames],
+        "totals": totals,
         "imageSize": list(image_size),
         "lowPass": low_pass(frames[0]),
         "background": list(background),

@@ -38,6 +38,7 @@ WITHIN_SCENE4D = {
     "visualization": {"types", "geometry", "video_files"},
     "rendering": {"types", "geometry", "gaussians"},
     "viewer": {"types", "gaussians", "rendering"},
+    "captures": {"types", "geometry", "visualization"},
     "networks": {"types", "latent_grid", "geometry", "kernels", "gaussians", "distributed"},
     "pipelines": {
         "types", "references", "latent_grid", "geometry", "gaussians", "rendering", "diffusion", "networks",

@@ -42,6 +42,9 @@ class NovelViews:
     input cameras' rotations (`rotation_deg`, to be compared with that of `identity`) and of depth
     (`depth_abs_rel`, where depth is known).
 
+    Images of a size that the network does not accept are brought to one that it does, with their cameras and depths,
+    and all methods are scored at that size, see `scene4d.geometry.accepted_sizes`.
+
     Every batch needs the same two calls of the network, whatever it holds: ranks never wait for each other.
 
     Args:
@@ -74,6 +77,7 @@ class NovelViews:
         Raises:
             ValueError: The batch has no cameras, or a scene no unit of length; names the sources.
         """
+        batch = pipeline.fit(batch.images).batch(batch)
         if batch.cameras is None:
             raise ValueError(f"novel views need cameras, sources {sorted(set(batch.source))} lack them")
         given = batch.images[:, : batch.inputs]

@@ -111,6 +111,21 @@ class DiffusionNetwork(TrainedNetwork, Protocol):
 
 
 @runtime_checkable
+class SizedNetwork(Protocol):
+    """A network that says which images it accepts; one that does not gets them as they are."""
+
+    @property
+    def patch_size(self) -> int:
+        """Side of its patches, pixels: height and width of the images must be multiples."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Reference length of the longer side of images whose own size does not fit, pixels."""
+        ...
+
+
+@runtime_checkable
 class SceneNetwork(TrainedNetwork, Protocol):
     """The network of the reconstruction, for example `scene4d.networks.vggt.ReconstructionNetwork`."""
 

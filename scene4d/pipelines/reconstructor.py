@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scene4d.gaussians.blur import with_blur
+from scene4d.geometry.accepted_sizes import Fit, fit_to_network, whole_images
 from scene4d.geometry.bundle_adjustment import Correspondences
 from scene4d.geometry.cameras import scale_cameras
+from scene4d.networks.contracts import SizedNetwork
 from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps
 from scene4d.networks.vggt.match_refinement import cameras_from_matches, depths_from_matches, match_timesteps
 from scene4d.pipelines.trained_on import TrainedOn
@@ -73,18 +75,30 @@ class Reconstructor:
         The Gaussians include the blur of the rasterizer, so that they look the same at every size in every viewer.
         Those of `assemble` and `place`, which are trained and scored, do not.
 
+        Images of a size that the network does not accept are brought to one that it does. Cameras and depths of the
+        result refer to the given images all the same, see `scene4d.geometry.accepted_sizes`.
+
         Args:
-            scene: Images `b v t 3 h w` in [0, 1], or a batch that holds them.
+            scene: Images `b v t 3 h w` in [0, 1] of any size, or a batch that holds them.
             cameras: Known cameras `b v` of the views, in the network's unit of length; None means predicted ones.
         """
         images = scene.images if isinstance(scene, SceneBatch) else scene
         if isinstance(scene, SceneBatch) and self.trained_on is not None:
             self.trained_on.warn(scene)
+        fit = self.fit(images)
+        images, cameras = fit.images(images), None if cameras is None else fit.cameras(cameras)
         result = self.assemble(self.network(images), images, cameras)
-        result = replace(result, gaussians=with_blur(result.gaussians, result.cameras))
+        result = fit.back(replace(result, gaussians=with_blur(result.gaussians, result.cameras)))
         if isinstance(scene, SceneBatch):
             result.frame_times, result.keys = scene.frame_times, list(scene.keys)
         return result
+
+    def fit(self, images: Images) -> Fit:
+        """How images of this size are brought to one that the network accepts."""
+        height, width = images.shape[-2:]
+        if isinstance(self.network, SizedNetwork):
+            return fit_to_network(height, width, self.network.patch_size, self.network.image_size)
+        return whole_images(height, width)
 
     def assemble(
         self, prediction: Prediction, images: Images, cameras: Cameras | None = None
@@ -194,19 +208,22 @@ class Reconstructor:
         """
         inputs = scene.cameras.c2w.shape[1]
         again = self(images[:, [0, *range(inputs, images.shape[1])]])
-        ratio = _shared_scale(scene, again, visible)
+        ratio = _shared_scale(scene, again, visible, self.fit(images))
         return scale_cameras(again.cameras[:, 1:], ratio)
 
 
-def _shared_scale(scene: Reconstruction, other: Reconstruction, visible: float) -> Float[Tensor, " b"]:
+def _shared_scale(
+    scene: Reconstruction, other: Reconstruction, visible: float, fit: Fit
+) -> Float[Tensor, " b"]:
     """Length of the other's unit in that of `scene`, by the depth of the first frame of both."""
     assert scene.depths is not None and other.depths is not None
     depths, others = scene.depths[:, 0, 0], other.depths[:, 0, 0]
-    height, width = depths.shape[-2:]
+    height, width = fit.size
     opacities = scene.gaussians.opacities[:, 0, : height * width].unflatten(1, (height, width))
+    opacities = fit.maps_back(opacities)
     scales = []
     for depth, again, opacity in zip(depths, others, opacities):
         seen = opacity >= visible
-        seen = seen if bool(seen.any()) else torch.ones_like(seen)
+        seen = seen if bool(seen.any()) else depth > 0
         scales.append(depth[seen].median() / again[seen].median())
     return torch.stack(scales)

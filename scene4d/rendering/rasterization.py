@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -30,34 +30,35 @@ class _Inputs(NamedTuple):
 
 
 def rasterize(
-    means: Float[Tensor, "g 3"],
-    quats: Float[Tensor, "g 4"],
-    scales: Float[Tensor, "g 3"],
-    opacities: Float[Tensor, "g"],
-    colors: Float[Tensor, "*per_camera g d"],
-    viewmats: Float[Tensor, "c 4 4"],
-    Ks: Float[Tensor, "c 3 3"],
+    means: Float[Tensor, "*batch g 3"],
+    quats: Float[Tensor, "*batch g 4"],
+    scales: Float[Tensor, "*batch g 3"],
+    opacities: Float[Tensor, "*batch g"],
+    colors: Float[Tensor, "*batch_and_camera g d"],
+    viewmats: Float[Tensor, "*batch c 4 4"],
+    Ks: Float[Tensor, "*batch c 3 3"],
     width: int,
     height: int,
     near_plane: float = 0.01,
     far_plane: float = 1e10,
     radius_clip: float = 0.0,
     eps2d: float = 0.3,
-    backgrounds: Float[Tensor, "c d"] | None = None,
+    backgrounds: Float[Tensor, "*batch c d"] | None = None,
     render_mode: RenderMode = "RGB",
-) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Any]]:
+) -> tuple[Float[Tensor, "*batch c h w x"], Float[Tensor, "*batch c h w 1"], dict[str, Any]]:
     """Renders 3D Gaussians from C cameras: by gsplat on CUDA, by our numba kernels on the CPU.
 
-    Parameters are those of `gsplat.rasterization`, with its names, order and defaults. Half-precision
-    input is computed in float32 and the result is float32, under autocast too. gsplat computes in float32 whatever the
-    input, and float64 comes back as float64.
+    Parameters are those of `gsplat.rasterization`, with its names, order and defaults. All of them may have the same
+    leading axes, for example timesteps: gsplat draws these sets in one call, the CPU one after the other.
+    Half-precision input is computed in float32 and the result is float32, under autocast too. gsplat computes in
+    float32 whatever the input, and float64 comes back as float64.
 
     Args:
         means: World positions.
         quats: Rotations, wxyz, of any length above 0.
         scales: Standard deviations, scene units, positive.
         opacities: In [0, 1].
-        colors: D features a Gaussian, shared by the cameras or one set a camera (c g d).
+        colors: D features a Gaussian, shared by the cameras or one set a camera (... c g d).
         viewmats: World-to-camera matrices, OpenCV axes.
         Ks: Intrinsics, pixels, pixel centres at +0.5. No gradient reaches them.
         width: Width of the image, pixels.
@@ -81,7 +82,7 @@ def rasterize(
     _check_shapes(inputs, width, height, render_mode)
     limits = (near_plane, far_plane, radius_clip, eps2d)
     with torch.autocast(means.device.type, enabled=False):
-        if 0 in (len(means), len(viewmats)):
+        if 0 in (*means.shape[:-1], viewmats.shape[-3]):
             return _nothing(inputs, width, height, render_mode)
         if means.is_cuda:
             from scene4d.rendering.gsplat_rasterizer import rasterize_gsplat
@@ -92,9 +93,32 @@ def rasterize(
             )
             return renders.to(inputs.means.dtype), alphas.to(inputs.means.dtype), info
         _check_finite(inputs)
-        return _assemble(
-            numba_projection.project, numba_rasterizer.composite, inputs, width, height, limits, render_mode
-        )
+        if means.ndim == 2:
+            return _rasterize_numba(inputs, width, height, limits, render_mode)
+        sets = [_rasterize_numba(x, width, height, limits, render_mode) for x in _each_set(inputs)]
+    batch, (pictures, coverages, infos) = means.shape[:-2], zip(*sets)
+    info = {key: torch.stack([x[key] for x in infos]).unflatten(0, batch) for key in infos[0]}
+    return torch.stack(pictures).unflatten(0, batch), torch.stack(coverages).unflatten(0, batch), info
+
+
+def _rasterize_numba(
+    inputs: _Inputs,
+    width: int,
+    height: int,
+    limits: tuple[float, float, float, float],
+    render_mode: RenderMode,
+) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Tensor]]:
+    return _assemble(
+        numba_projection.project, numba_rasterizer.composite, inputs, width, height, limits, render_mode
+    )
+
+
+def _each_set(inputs: _Inputs) -> Iterator[_Inputs]:
+    """The inputs of each set of Gaussians, without leading axes."""
+    last = inputs.means.ndim - 3
+    flat = _Inputs._make(None if x is None else x.flatten(0, last) for x in inputs)
+    for index in range(len(flat.means)):
+        yield _Inputs._make(None if x is None else x[index] for x in flat)
 
 
 def rasterize_reference(
@@ -156,16 +180,17 @@ def _nothing(
     inputs: _Inputs, width: int, height: int, render_mode: str
 ) -> tuple[Float[Tensor, "c h w x"], Float[Tensor, "c h w 1"], dict[str, Tensor]]:
     """Returns the backgrounds alone, for no Gaussians or no cameras, by which gsplat divides; gradients are zero."""
-    cameras, gaussians, channels = len(inputs.viewmats), len(inputs.means), inputs.colors.shape[-1]
+    batch, gaussians, channels = inputs.means.shape[:-2], inputs.means.shape[-2], inputs.colors.shape[-1]
+    cameras = inputs.viewmats.shape[-3]
     empty = sum((0 * x.sum() for x in inputs[:6]), start=inputs.means.new_zeros(()))
-    alphas = empty.expand(cameras, height, width, 1)
-    renders = empty.expand(cameras, height, width, channels if "RGB" in render_mode else 1)
+    alphas = empty.expand(*batch, cameras, height, width, 1)
+    renders = empty.expand(*batch, cameras, height, width, channels if "RGB" in render_mode else 1)
     if inputs.backgrounds is not None and "RGB" in render_mode:
-        renders = renders + inputs.backgrounds[:, None, None]
+        renders = renders + inputs.backgrounds[..., None, None, :]
     if render_mode in ("RGB+D", "RGB+ED"):
         renders = torch.cat([renders, alphas], dim=-1)
     sizes = {"means2d": (2,), "conics": (3,), "depths": ()}
-    info = {name: inputs.means.new_zeros(cameras, gaussians, *size) for name, size in sizes.items()}
+    info = {name: inputs.means.new_zeros(*batch, cameras, gaussians, *size) for name, size in sizes.items()}
     return renders, alphas, info | {"radii": torch.zeros_like(info["means2d"], dtype=torch.int32)}
 
 
@@ -191,26 +216,27 @@ def _common_dtype(inputs: _Inputs) -> _Inputs:
 
 
 def _check_shapes(inputs: _Inputs, width: int, height: int, render_mode: str) -> None:
-    gaussians, cameras = inputs.means.shape[0], inputs.viewmats.shape[0]
+    batch, gaussians = tuple(inputs.means.shape[:-2]), (inputs.means.shape[-2:-1] or (0,))[0]
+    cameras = (inputs.viewmats.shape[-3:-2] or (0,))[0]
     expected = {
-        "means": (gaussians, 3),
-        "quats": (gaussians, 4),
-        "scales": (gaussians, 3),
-        "opacities": (gaussians,),
-        "viewmats": (cameras, 4, 4),
-        "Ks": (cameras, 3, 3),
+        "means": (*batch, gaussians, 3),
+        "quats": (*batch, gaussians, 4),
+        "scales": (*batch, gaussians, 3),
+        "opacities": (*batch, gaussians),
+        "viewmats": (*batch, cameras, 4, 4),
+        "Ks": (*batch, cameras, 3, 3),
     }
     for name, shape in expected.items():
         found = tuple(getattr(inputs, name).shape)
         if found != shape:
             raise ValueError(f"{name} has shape {found}, expected {shape}")
     colors, backgrounds = tuple(inputs.colors.shape), inputs.backgrounds
-    if colors[:-1] not in ((gaussians,), (cameras, gaussians)):
-        raise ValueError(
-            f"colors has shape {colors}, expected ({gaussians}, d) or ({cameras}, {gaussians}, d)"
-        )
-    if backgrounds is not None and backgrounds.shape != (cameras, colors[-1]):
-        expected_shape = (cameras, colors[-1])
+    shared, of_cameras = (*batch, gaussians), (*batch, cameras, gaussians)
+    if colors[:-1] not in (shared, of_cameras):
+        shapes = " or ".join(f"({', '.join(map(str, shape))}, d)" for shape in (shared, of_cameras))
+        raise ValueError(f"colors has shape {colors}, expected {shapes}")
+    if backgrounds is not None and backgrounds.shape != (*batch, cameras, colors[-1]):
+        expected_shape = (*batch, cameras, colors[-1])
         raise ValueError(f"backgrounds has shape {tuple(backgrounds.shape)}, expected {expected_shape}")
     if width < 1 or height < 1:
         raise ValueError(f"image size must be positive, got width {width}, height {height}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,22 @@ from scene4d.gaussians.blur import low_pass
 from scene4d.rendering.rasterization import rasterize
 from scene4d.types import Cameras, Gaussians
 
+AT_ONCE = 2**24  # Gaussians x cameras that are drawn in one call, some GB on a GPU
+
+
+class Rendering(NamedTuple):
+    """Pictures of Gaussians.
+
+    Attributes:
+        images: RGB; in [0, 1] where the colours of the Gaussians are.
+        depths: Expected depth (planar z, 0 where nothing is drawn); None unless it was asked for.
+        alphas: How much of the background is covered, in [0, 1].
+    """
+
+    images: Float[Tensor, "*batch v c h w"]
+    depths: Float[Tensor, "*batch v h w"] | None
+    alphas: Float[Tensor, "*batch v h w"]
+
 
 def render_gaussians(
     gaussians: Gaussians,
@@ -19,7 +36,8 @@ def render_gaussians(
     height: int,
     width: int,
     background: Sequence[float] = (1.0, 1.0, 1.0),
-) -> tuple[Float[Tensor, "*batch v c h w"], Float[Tensor, "*batch v h w"], Float[Tensor, "*batch v h w"]]:
+    depth: bool = False,
+) -> Rendering:
     """Renders every set of Gaussians from its cameras.
 
     The rasterizer's low-pass of 0.3 pixels^2 is left out for Gaussians that include it (`Gaussians.blurred`): it would
@@ -33,9 +51,7 @@ def render_gaussians(
         height: Pixels.
         width: Pixels.
         background: Colour behind the Gaussians, in [0, 1].
-
-    Returns:
-        Images, expected depths (planar z, 0 where nothing is drawn), and alphas.
+        depth: Whether expected depths are drawn, too.
 
     Raises:
         ValueError: The leading shapes do not broadcast; see also `rasterize`.
@@ -52,11 +68,21 @@ def render_gaussians(
     c2w = cameras.c2w.expand(*shape, *cameras.c2w.shape[-3:]).reshape(-1, *cameras.c2w.shape[-3:])
     Ks = cameras.intrinsics.expand(*shape, *cameras.intrinsics.shape[-3:]).reshape(*c2w.shape[:2], 3, 3)
     viewmats = torch.linalg.inv(c2w.float() if c2w.dtype in (torch.float16, torch.bfloat16) else c2w)
-    results = [
-        _render_one(flat[i], viewmats[i], Ks[i], height, width, background) for i in range(c2w.shape[0])
+    count = max(1, AT_ONCE // max(1, flat.means.shape[1] * c2w.shape[1]))
+    parts = [
+        _render_sets(flat[part], viewmats[part], Ks[part], (height, width), background, depth)
+        for part in (slice(k, k + count) for k in range(0, len(c2w), count))
     ]
-    images, depths, alphas = (torch.stack(x).unflatten(0, shape) if shape else x[0] for x in zip(*results))
-    return images, depths, alphas
+    return Rendering(
+        _joined([part.images for part in parts], shape),
+        _joined([part.depths for part in parts if part.depths is not None], shape) if depth else None,
+        _joined([part.alphas for part in parts], shape),
+    )
+
+
+def _joined(parts: list[Tensor], shape: torch.Size) -> Tensor:
+    """The sets of all calls along one axis, which becomes `shape`."""
+    return torch.cat(parts).unflatten(0, shape) if shape else parts[0][0]
 
 
 def _flatten(tensor: Tensor, leading: int, shape: torch.Size) -> Tensor:
@@ -65,14 +91,14 @@ def _flatten(tensor: Tensor, leading: int, shape: torch.Size) -> Tensor:
     return tensor.expand(*shape, *rest).reshape(-1, *rest)
 
 
-def _render_one(
+def _render_sets(
     gaussians: Gaussians,
-    viewmats: Float[Tensor, "c 4 4"],
-    Ks: Float[Tensor, "c 3 3"],
-    height: int,
-    width: int,
+    viewmats: Float[Tensor, "n c 4 4"],
+    Ks: Float[Tensor, "n c 3 3"],
+    size: tuple[int, int],
     background: Sequence[float],
-) -> tuple[Float[Tensor, "c 3 h w"], Float[Tensor, "c h w"], Float[Tensor, "c h w"]]:
+    depth: bool,
+) -> Rendering:
     colour = torch.tensor(background, dtype=gaussians.means.dtype, device=gaussians.means.device)
     renders, alphas, _ = rasterize(
         gaussians.means,
@@ -82,11 +108,11 @@ def _render_one(
         gaussians.colors,
         viewmats,
         Ks,
-        width,
-        height,
+        size[1],
+        size[0],
         eps2d=low_pass(gaussians),
-        backgrounds=colour.expand(viewmats.shape[0], 3),
-        render_mode="RGB+ED",
+        backgrounds=colour.expand(*viewmats.shape[:2], 3),
+        render_mode="RGB+ED" if depth else "RGB",
     )
     images = renders[..., :3].movedim(-1, -3)
-    return images, renders[..., 3], alphas[..., 0]
+    return Rendering(images, renders[..., 3] if depth else None, alphas[..., 0])

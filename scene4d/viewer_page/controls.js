@@ -21,7 +21,12 @@ function createRenderer() {
 
 const renderer = createRenderer();
 const canvas = element("canvas");
-const state = { time: 0, playing: false, dirty: true, moved: 0, clock: 0, drawMs: 0, shownFps: 0 };
+const state = {
+  time: 0, playing: false, orbiting: false, dirty: true, moved: 0, clock: 0, drawMs: 0, shownFps: 0, stride: 1, loaded: 0,
+  showCameras: true, active: 0,
+};
+while (renderer.slow && Math.max(...meta.counts) / state.stride > 25000) state.stride *= 2; // a first guess
+const SLOW_MS = 90, QUICK_MS = 35; // a slow machine draws fewer Gaussians while something moves, to stay between them
 
 /** Size of the drawing: at most `sharpness` pixels an input pixel, less while something moves on a slow machine. */
 function resize(moving) {
@@ -43,13 +48,38 @@ function draw(moving) {
   resize(moving);
   const lens = camera.lens(canvas.width, canvas.height);
   const eps = Math.max(meta.lowPass * lens.scale * lens.scale, LEAST_LOW_PASS); // lowPass: pixels^2 of the input images
-  renderer.draw(getFrame(state.time), camera.view(), lens, eps);
-  state.drawMs = 0.8 * state.drawMs + 0.2 * (performance.now() - started);
+  renderer.draw(getFrame(state.time), camera.view(), lens, eps, moving, moving ? state.stride : 1);
+  const ms = performance.now() - started;
+  state.drawMs = 0.8 * state.drawMs + 0.2 * ms;
+  if (moving && ms > SLOW_MS) state.stride = Math.min(state.stride * 2, 32);
+  else if (moving && ms < QUICK_MS) state.stride = Math.max(state.stride / 2, 1);
+  drawCameras(element("overlay"), state.showCameras ? state.active : null);
+}
+
+/** Decodes and uploads one more timestep in a quiet moment, the next ones to be played first. */
+function loadAhead() {
+  const count = meta.counts.length;
+  for (let k = 0; k < count; k++) {
+    const index = (state.time + k) % count;
+    if (decodedFrames.has(index)) continue;
+    renderer.prepare(getFrame(index));
+    break;
+  }
+  state.loaded = decodedFrames.size;
+}
+
+/** How many Gaussians the page draws, and how many it has left out. */
+function countText() {
+  const held = meta.counts[state.time], all = meta.totals[state.time], number = (x) => x.toLocaleString("en");
+  const sampled = held < all ? `${number(held)} of ${number(all)} Gaussians, sampled` : `${number(held)} Gaussians`;
+  const drawn = state.stride > 1 && (state.playing || state.orbiting) ? `, 1 in ${state.stride} while it moves` : "";
+  const loading = state.loaded < meta.counts.length ? ` · loading ${state.loaded} / ${meta.counts.length}` : "";
+  return sampled + drawn + loading;
 }
 
 function showStatus() {
   const last = meta.counts.length - 1;
-  element("stats").textContent = `${meta.counts[state.time].toLocaleString("en")} Gaussians · ${renderer.name}` +
+  element("stats").textContent = `${countText()} · ${renderer.name}` +
     ` · ${state.shownFps ? state.shownFps.toFixed(0) + " frames/s" : "idle"}`;
   element("time").textContent = `t = ${state.time} / ${last} · ${(state.time / meta.fps).toFixed(2)} s`;
   element("slider").value = state.time;
@@ -65,6 +95,7 @@ function setTime(index) {
 
 function jumpToCamera(index) {
   camera.jumpTo(index);
+  [state.active, state.orbiting] = [index, false];
   [...element("views").children].forEach((button, i) => button.classList.toggle("active", i === index));
   state.dirty = true;
 }
@@ -72,6 +103,7 @@ function jumpToCamera(index) {
 /** To be called after every change of the camera by hand. */
 function touched() {
   [...element("views").children].forEach((button) => button.classList.remove("active"));
+  state.active = -1;
   state.dirty = true;
   state.moved = performance.now();
 }
@@ -88,6 +120,12 @@ function tick(now) {
       setTime((state.time + 1) % meta.counts.length);
     }
   }
+  if (state.orbiting) {
+    const sway = (at) => 0.3 * Math.sin(at / 1600); // radians, there and back in ten seconds
+    camera.orbit(sway(now - state.orbiting) - sway(Math.max(0, now - elapsed - state.orbiting)), 0);
+    touched();
+  }
+  if (state.loaded < meta.counts.length) { loadAhead(); showStatus(); }
   const moving = state.playing || now - state.moved < 200;
   if (state.wasMoving && !moving) state.dirty = true; // once more, at full sharpness
   state.wasMoving = moving;
@@ -157,6 +195,20 @@ function bindControls() {
     if (step && event.target.id !== "slider") setTime((state.time + step + meta.counts.length) % meta.counts.length);
     if (event.key >= "1" && event.key <= "9" && +event.key <= meta.cameras.length) jumpToCamera(+event.key - 1);
   });
+  const presets = {
+    orbit: () => { state.orbiting = state.orbiting ? false : performance.now(); },
+    overview: () => { jumpToCamera(Math.floor((meta.cameras.length - 1) / 2)); camera.zoom(1.6); touched(); },
+    above: () => { jumpToCamera(Math.floor((meta.cameras.length - 1) / 2)); camera.orbit(0, -0.6); touched(); },
+    cameras: () => { state.showCameras = !state.showCameras; },
+  };
+  for (const [name, apply] of Object.entries(presets))
+    element(name).addEventListener("click", () => {
+      if (name !== "orbit" && name !== "cameras") state.orbiting = false;
+      apply();
+      element("orbit").classList.toggle("active", Boolean(state.orbiting));
+      element("cameras").classList.toggle("active", state.showCameras);
+      state.dirty = true;
+    });
   addEventListener("resize", () => { state.dirty = true; });
 }
 
@@ -169,7 +221,7 @@ requestAnimationFrame(tick);
 
 // For tests and for the console.
 window.scene4d = {
-  frames: meta.counts.length, setTime, jumpToCamera, ready: true, renderer: renderer.name, camera, state,
+  frames: meta.counts.length, setTime, jumpToCamera, ready: true, renderer: renderer.name, camera, state, sorting,
   /** Draws now, at full sharpness, and returns {width, height, scale, url} with the picture as PNG. */
   picture() {
     draw(false);

@@ -13,6 +13,7 @@ const halfValues = (() => {
 })();
 
 function decodeBase64(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text).buffer;
   const binary = atob(text), bytes = new Uint8Array(binary.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
   return bytes.buffer;
@@ -33,21 +34,34 @@ function fillCovariance(covariances, i, w, x, y, z, sx, sy, sz) {
   covariances[6 * i + 5] = g * g + h * h + k * k;
 }
 
-/** One timestep: {count, positions (3), covariances (6), rgba (4 bytes)}. */
+/** One timestep: its planes as they are stored (see quantization.py), and positions in scene units, for sorting. */
 function decodeFrame(index) {
-  const count = meta.counts[index];
-  const buffer = decodeBase64(document.getElementById(`frame-${index}`).textContent);
+  const count = meta.counts[index], element = document.getElementById(`frame-${index}`);
+  const buffer = decodeBase64(element.textContent);
+  element.remove(); // its text is no longer needed
   if (buffer.byteLength !== 24 * count) throw new Error(`timestep ${index} of this file is damaged`);
   const grid = new Uint16Array(buffer, 0, 3 * count), halves = new Uint16Array(buffer, 6 * count, 3 * count);
   const quats = new Int16Array(buffer, 12 * count, 4 * count), rgba = new Uint8Array(buffer, 20 * count, 4 * count);
-  const positions = new Float32Array(3 * count), covariances = new Float32Array(6 * count);
-  for (let i = 0; i < count; i++) {
-    for (let k = 0; k < 3; k++)
-      positions[3 * i + k] = meta.low[k] + (grid[3 * i + k] / 65535) * (meta.high[k] - meta.low[k]);
-    fillCovariance(covariances, i, quats[4 * i], quats[4 * i + 1], quats[4 * i + 2], quats[4 * i + 3],
-      halfValues[halves[3 * i]], halfValues[halves[3 * i + 1]], halfValues[halves[3 * i + 2]]);
+  const positions = new Float32Array(3 * count), low = meta.low;
+  const step = low.map((x, k) => (meta.high[k] - x) / 65535);
+  for (let i = 0; i < 3 * count; i += 3) {
+    positions[i] = low[0] + grid[i] * step[0];
+    positions[i + 1] = low[1] + grid[i + 1] * step[1];
+    positions[i + 2] = low[2] + grid[i + 2] * step[2];
   }
-  return { index, count, positions, covariances, rgba };
+  return { index, count, positions, grid, halves, quats, rgba, order: null, sortedFor: null, stride: 1 };
+}
+
+/** Covariances of a frame, six numbers a Gaussian, for drawing without a GPU. */
+function covariancesOf(frame) {
+  if (!frame.covariances) {
+    const { halves, quats } = frame;
+    frame.covariances = new Float32Array(6 * frame.count);
+    for (let i = 0; i < frame.count; i++)
+      fillCovariance(frame.covariances, i, quats[4 * i], quats[4 * i + 1], quats[4 * i + 2], quats[4 * i + 3],
+        halfValues[halves[3 * i]], halfValues[halves[3 * i + 1]], halfValues[halves[3 * i + 2]]);
+  }
+  return frame.covariances;
 }
 
 const decodedFrames = new Map();
@@ -56,20 +70,43 @@ function getFrame(index) {
   return decodedFrames.get(index);
 }
 
-/** Indices of a frame's Gaussians in front of the camera, nearest first (counting sort on 16-bit depth). */
-function sortByDepth(frame, view) {
-  const depths = new Float32Array(frame.count), kept = new Uint32Array(frame.count);
+const STILL = 0.01; // change of the viewing direction below which a moving picture keeps its order
+const sorting = { depths: new Float32Array(0), kept: new Uint32Array(0), starts: new Uint32Array(65537), ms: 0 };
+
+/**
+ * Indices of a frame's Gaussians in front of the camera, nearest first. The order is kept until the camera moves; while
+ * it moves (`moving`), small turns keep it, too. `stride` k takes one in k Gaussians.
+ */
+function sortByDepth(frame, view, moving = false, stride = 1) {
+  const last = frame.sortedFor;
+  if (last && frame.stride === stride) {
+    let change = 0;
+    for (let k = 8; k < 12; k++) change = Math.max(change, Math.abs(view[k] - last[k]) / (k < 11 ? 1 : camera.distance()));
+    if (change === 0 || (moving && change < STILL)) return frame.order;
+  }
+  const began = performance.now();
+  frame.order = countingSort(frame, view, stride);
+  [frame.sortedFor, frame.stride] = [view, stride];
+  sorting.ms = 0.8 * sorting.ms + 0.2 * (performance.now() - began);
+  return frame.order;
+}
+
+/** Counting sort on 16-bit depth. */
+function countingSort(frame, view, stride) {
+  if (sorting.depths.length < frame.count)
+    [sorting.depths, sorting.kept] = [new Float32Array(frame.count), new Uint32Array(frame.count)];
+  const { depths, kept, starts } = sorting, p = frame.positions;
   let visible = 0, nearest = Infinity, farthest = -Infinity;
-  for (let i = 0; i < frame.count; i++) {
-    const p = frame.positions;
+  for (let i = 0; i < frame.count; i += stride) {
     const z = view[8] * p[3 * i] + view[9] * p[3 * i + 1] + view[10] * p[3 * i + 2] + view[11];
     if (!(z > 0.01)) continue;
     depths[visible] = z;
     kept[visible++] = i;
-    nearest = Math.min(nearest, z);
-    farthest = Math.max(farthest, z);
+    if (z < nearest) nearest = z;
+    if (z > farthest) farthest = z;
   }
-  const starts = new Uint32Array(65537), scale = 65535 / Math.max(farthest - nearest, 1e-12);
+  const scale = 65535 / Math.max(farthest - nearest, 1e-12);
+  starts.fill(0);
   for (let k = 0; k < visible; k++) starts[((depths[k] - nearest) * scale | 0) + 1]++;
   for (let bin = 0; bin < 65536; bin++) starts[bin + 1] += starts[bin];
   const order = new Uint32Array(visible);

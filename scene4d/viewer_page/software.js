@@ -1,7 +1,7 @@
 // Drawing without a GPU: the same compositing as the framework's CPU rasterizer, front to back.
 
 /** Projects Gaussian i: fills out = [px, py, conic a, b, c, radius y], or returns false where it is not drawn. */
-function projectSplat(frame, i, view, lens, eps, width, height, out) {
+function projectSplat(frame, i, view, lens, eps, width, height, out, grow) {
   const p = frame.positions, x = p[3 * i], y = p[3 * i + 1], z = p[3 * i + 2];
   const cx = view[0] * x + view[1] * y + view[2] * z + view[3];
   const cy = view[4] * x + view[5] * y + view[6] * z + view[7];
@@ -12,13 +12,13 @@ function projectSplat(frame, i, view, lens, eps, width, height, out) {
   const jx = lens.fx / cz, jy = lens.fy / cz;
   const a0 = jx * (view[0] - u * view[8]), a1 = jx * (view[1] - u * view[9]), a2 = jx * (view[2] - u * view[10]);
   const b0 = jy * (view[4] - v * view[8]), b1 = jy * (view[5] - v * view[9]), b2 = jy * (view[6] - v * view[10]);
-  const C = frame.covariances, o = 6 * i;
+  const C = covariancesOf(frame), o = 6 * i;
   const s0 = C[o] * a0 + C[o + 1] * a1 + C[o + 2] * a2, s1 = C[o + 1] * a0 + C[o + 3] * a1 + C[o + 4] * a2;
   const s2 = C[o + 2] * a0 + C[o + 4] * a1 + C[o + 5] * a2;
   const t0 = C[o] * b0 + C[o + 1] * b1 + C[o + 2] * b2, t1 = C[o + 1] * b0 + C[o + 3] * b1 + C[o + 4] * b2;
   const t2 = C[o + 2] * b0 + C[o + 4] * b1 + C[o + 5] * b2;
-  const a = a0 * s0 + a1 * s1 + a2 * s2 + eps, c = b0 * t0 + b1 * t1 + b2 * t2 + eps;
-  const b = a0 * t0 + a1 * t1 + a2 * t2, determinant = a * c - b * b;
+  const a = grow * (a0 * s0 + a1 * s1 + a2 * s2) + eps, c = grow * (b0 * t0 + b1 * t1 + b2 * t2) + eps;
+  const b = grow * (a0 * t0 + a1 * t1 + a2 * t2), determinant = a * c - b * b;
   const level = 2 * Math.log(frame.rgba[4 * i + 3]);
   if (!(determinant > 0) || !(level >= 0)) return false;
   const radiusX = Math.sqrt(level * a), radiusY = Math.sqrt(level * c);
@@ -67,7 +67,9 @@ function createSoftwareRenderer(canvas) {
   let light = new Float32Array(0), picture = null;
   return {
     name: "software", slow: true,
-    draw(frame, view, lens, eps) {
+    prepare: covariancesOf,
+    /** While something moves, one in `stride` Gaussians is drawn, with `stride` times the area. */
+    draw(frame, view, lens, eps, moving, stride) {
       const { width, height } = canvas;
       if (!picture || picture.width !== width || picture.height !== height) {
         picture = context.createImageData(width, height);
@@ -75,8 +77,8 @@ function createSoftwareRenderer(canvas) {
       }
       light.fill(0);
       for (let at = 3; at < light.length; at += 4) light[at] = 1;
-      for (const i of sortByDepth(frame, view)) {
-        if (!projectSplat(frame, i, view, lens, eps, width, height, splat)) continue;
+      for (const i of sortByDepth(frame, view, moving, stride)) {
+        if (!projectSplat(frame, i, view, lens, eps, width, height, splat, stride)) continue;
         const rgba = frame.rgba;
         addSplat(splat, rgba[4 * i + 3] / 255, rgba[4 * i], rgba[4 * i + 1], rgba[4 * i + 2], light, width, height);
       }

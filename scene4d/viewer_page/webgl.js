@@ -3,7 +3,12 @@
 const vertexShader = `#version 300 es
 precision highp float;
 precision highp int;
-uniform highp sampler2D data;          // three texels a Gaussian
+uniform highp usampler2D positions;    // 16 bits between low and high
+uniform highp sampler2D scales;
+uniform highp isampler2D quats;        // wxyz
+uniform highp sampler2D colors;        // with opacity
+uniform vec3 low, high;
+uniform float grow;                    // multiplies all areas
 uniform vec4 view[3];                  // rows of world-to-camera
 uniform vec4 lens;                     // fx, fy, cx, cy
 uniform vec2 size;
@@ -13,21 +18,29 @@ in uint index;
 out vec2 offset;
 flat out vec4 conicOpacity;
 flat out vec3 color;
-vec4 texel(uint k) {
-  int at = int(index * 3u + k), wide = textureSize(data, 0).x;
-  return texelFetch(data, ivec2(at % wide, at / wide), 0);
+mat3 rotation(vec4 q) {
+  float w = q.x, x = q.y, y = q.z, z = q.w;
+  return mat3(
+    1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + w * z), 2.0 * (x * z - w * y),
+    2.0 * (x * y - w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z + w * x),
+    2.0 * (x * z + w * y), 2.0 * (y * z - w * x), 1.0 - 2.0 * (x * x + y * y));
 }
 void main() {
-  vec4 t0 = texel(0u), t1 = texel(1u), t2 = texel(2u);
-  vec4 mean = vec4(t0.xyz, 1.0);
+  int wide = textureSize(positions, 0).x;
+  ivec2 at = ivec2(int(index) % wide, int(index) / wide);
+  vec4 mean = vec4(low + vec3(texelFetch(positions, at, 0).xyz) / 65535.0 * (high - low), 1.0);
+  vec4 rgba = texelFetch(colors, at, 0);
+  vec3 s = texelFetch(scales, at, 0).xyz;
+  mat3 axes = rotation(normalize(vec4(texelFetch(quats, at, 0))));
+  axes = mat3(axes[0] * s.x, axes[1] * s.y, axes[2] * s.z);
+  mat3 cov = grow * axes * transpose(axes);
   vec3 p = vec3(dot(view[0], mean), dot(view[1], mean), dot(view[2], mean));
   vec2 focal = lens.xy, centre = lens.zw, margin = 0.15 * size / focal;
   vec2 slope = clamp(p.xy / p.z, -centre / focal - margin, (size - centre) / focal + margin);
   vec3 a = focal.x / p.z * (view[0].xyz - slope.x * view[2].xyz);
   vec3 b = focal.y / p.z * (view[1].xyz - slope.y * view[2].xyz);
-  mat3 cov = mat3(t1.x, t1.y, t1.z, t1.y, t1.w, t2.x, t1.z, t2.x, t2.y);
   float xx = dot(a, cov * a) + eps, xy = dot(a, cov * b), yy = dot(b, cov * b) + eps;
-  float determinant = xx * yy - xy * xy, opacity = t0.w;
+  float determinant = xx * yy - xy * xy, opacity = rgba.w;
   float level = 2.0 * log(opacity * 255.0);
   gl_Position = vec4(0.0, 0.0, 2.0, 1.0);
   if (!(determinant > 0.0) || !(level >= 0.0)) return;
@@ -39,8 +52,7 @@ void main() {
   vec2 pixel = focal * (p.xy / p.z) + centre + offset;
   gl_Position = vec4(pixel / size * vec2(2.0, -2.0) + vec2(-1.0, 1.0), 0.0, 1.0);
   conicOpacity = vec4(vec3(yy, -xy, xx) / determinant, opacity);
-  uint packed_ = uint(t2.z);
-  color = vec3(packed_ & 255u, (packed_ >> 8) & 255u, packed_ >> 16) / 255.0;
+  color = rgba.xyz;
 }`;
 
 const fragmentShader = `#version 300 es
@@ -73,43 +85,56 @@ function compileProgram(gl) {
   return program;
 }
 
-/** Three texels a Gaussian: position + opacity, covariance xx xy xz yy, covariance yz zz + packed colour. */
+/** The planes of a frame as textures, just as they are stored; the last row is padded. */
 function uploadFrame(gl, frame) {
-  const wide = 1536, rows = Math.max(1, Math.ceil((3 * frame.count) / wide)), texels = new Float32Array(4 * wide * rows);
-  for (let i = 0, at = 0; i < frame.count; i++, at += 12) {
-    texels.set(frame.positions.subarray(3 * i, 3 * i + 3), at);
-    texels[at + 3] = frame.rgba[4 * i + 3] / 255;
-    texels.set(frame.covariances.subarray(6 * i, 6 * i + 6), at + 4);
-    texels[at + 10] = frame.rgba[4 * i] + 256 * frame.rgba[4 * i + 1] + 65536 * frame.rgba[4 * i + 2];
-  }
-  const texture = gl.createTexture();
-  gl.bindTexture(gl.TEXTURE_2D, texture);
-  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, wide, rows, 0, gl.RGBA, gl.FLOAT, texels);
-  for (const filter of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, filter, gl.NEAREST);
-  return texture;
+  const wide = 1024, rows = Math.max(1, Math.ceil(frame.count / wide)), size = wide * rows;
+  const upload = (plane, channels, internal, format, type) => {
+    const texels = new plane.constructor(channels * size), texture = gl.createTexture();
+    texels.set(plane);
+    gl.bindTexture(gl.TEXTURE_2D, texture);
+    gl.texImage2D(gl.TEXTURE_2D, 0, internal, wide, rows, 0, format, type, texels);
+    for (const filter of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, filter, gl.NEAREST);
+    return texture;
+  };
+  return [
+    upload(frame.grid, 3, gl.RGB16UI, gl.RGB_INTEGER, gl.UNSIGNED_SHORT),
+    upload(frame.halves, 3, gl.RGB16F, gl.RGB, gl.HALF_FLOAT),
+    upload(frame.quats, 4, gl.RGBA16I, gl.RGBA_INTEGER, gl.SHORT),
+    upload(frame.rgba, 4, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE),
+  ];
 }
 
-function prepareBuffers(gl) {
+function prepareCorners(gl) {
   gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
   gl.bufferData(gl.ARRAY_BUFFER, new Float32Array([-1, -1, 1, -1, -1, 1, 1, 1]), gl.STATIC_DRAW);
   gl.enableVertexAttribArray(0);
   gl.vertexAttribPointer(0, 2, gl.FLOAT, false, 0, 0);
-  const indices = gl.createBuffer();
-  gl.bindBuffer(gl.ARRAY_BUFFER, indices);
   gl.enableVertexAttribArray(1);
-  gl.vertexAttribIPointer(1, 1, gl.UNSIGNED_INT, 0, 0);
   gl.vertexAttribDivisor(1, 1);
+}
+
+/** Binds the indices of a frame, farthest first; they are sent again only where the order has changed. */
+function bindOrder(gl, frame, order) {
+  frame.buffer ??= gl.createBuffer();
+  gl.bindBuffer(gl.ARRAY_BUFFER, frame.buffer);
+  if (frame.sent !== order) gl.bufferData(gl.ARRAY_BUFFER, order.slice().reverse(), gl.DYNAMIC_DRAW);
+  frame.sent = order;
+  gl.vertexAttribIPointer(1, 1, gl.UNSIGNED_INT, 0, 0);
 }
 
 /** A renderer, or null where WebGL2 is missing or broken. */
 function createWebglRenderer(canvas) {
   const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, preserveDrawingBuffer: true });
   if (!gl) return null;
-  const program = compileProgram(gl);
-  const uniform = Object.fromEntries(["view", "lens", "size", "eps"].map((name) => [name, gl.getUniformLocation(program, name)]));
+  const program = compileProgram(gl), planes = ["positions", "scales", "quats", "colors"];
+  const uniform = Object.fromEntries(["view", "lens", "size", "eps", "low", "high", "grow", ...planes].map((name) => [name, gl.getUniformLocation(program, name)]));
   const textures = new Map();
   gl.useProgram(program);
-  prepareBuffers(gl);
+  gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
+  planes.forEach((name, unit) => gl.uniform1i(uniform[name], unit));
+  gl.uniform3fv(uniform.low, meta.low);
+  gl.uniform3fv(uniform.high, meta.high);
+  prepareCorners(gl);
   gl.disable(gl.DITHER);
   gl.enable(gl.BLEND);
   gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
@@ -117,10 +142,17 @@ function createWebglRenderer(canvas) {
   const driver = details ? gl.getParameter(details.UNMASKED_RENDERER_WEBGL) : "";
   return {
     name: "WebGL2", slow: /swiftshader|llvmpipe|software|basic render/i.test(driver),
-    draw(frame, view, lens, eps) {
-      const order = sortByDepth(frame, view).reverse();
+    prepare(frame) {
       if (!textures.has(frame.index)) textures.set(frame.index, uploadFrame(gl, frame));
-      gl.bindTexture(gl.TEXTURE_2D, textures.get(frame.index));
+    },
+    draw(frame, view, lens, eps, moving, stride) {
+      this.prepare(frame);
+      textures.get(frame.index).forEach((texture, unit) => {
+        gl.activeTexture(gl.TEXTURE0 + unit);
+        gl.bindTexture(gl.TEXTURE_2D, texture);
+      });
+      const order = sortByDepth(frame, view, moving, stride);
+      bindOrder(gl, frame, order);
       gl.viewport(0, 0, canvas.width, canvas.height);
       gl.clearColor(...meta.background, 1);
       gl.clear(gl.COLOR_BUFFER_BIT);
@@ -128,8 +160,9 @@ function createWebglRenderer(canvas) {
       gl.uniform4f(uniform.lens, lens.fx, lens.fy, lens.cx, lens.cy);
       gl.uniform2f(uniform.size, canvas.width, canvas.height);
       gl.uniform1f(uniform.eps, eps);
-      gl.bufferData(gl.ARRAY_BUFFER, order, gl.DYNAMIC_DRAW);
+      gl.uniform1f(uniform.grow, stride);
       gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, order.length);
+      if (this.slow) gl.finish(); // emulated: drawMs must hold the drawing
     },
   };
 }

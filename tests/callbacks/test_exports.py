@@ -17,12 +17,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks import GaussianExport, GridExport, GridLogging, MetricsExport, Throughput
-from callbacks.gaussian_export import look_target, orbit_video
 from callbacks.grid_export import frame_rate
 from scene4d.evaluation.rows import Row
 from scene4d.gaussians.ply import read_ply
 from scene4d.geometry.trajectories import arc
 from scene4d.grid_format import read_grid
+from scene4d.rendering.path_videos import look_target, path_video
 from scene4d.types import Cameras, Gaussians, Reconstruction, SceneBatch
 
 B, V, T, SIZE = 2, 3, 4, 16
@@ -248,6 +248,44 @@ def test_gaussians_are_written(tmp_path):
     assert "scene" in (folder / "viewer.html").read_text().lower()
 
 
+def test_formats_videos_and_a_capture_are_written_where_they_are_wanted(tmp_path):
+    def predict(batch: SceneBatch) -> Reconstruction:
+        cameras, scene = (x.apply(lambda y: y[None]) for x in (ring_cameras(), ball(T)))
+        return Reconstruction(cameras, replace(scene, blurred=True), torch.ones(1, 3), keys=["a"])
+
+    export = GaussianExport(
+        "", formats=["splat", "compressed_ply"], videos=["inputs", "freeze_time", "fixed_view"], capture=True,
+        viewer_gaussians=50, orbit_rounds=1,
+    )  # fmt: skip
+    for name in ("frame_0009.ply", "frame_0009.splat", "frame_0009.compressed.ply"):
+        (tmp_path / "a" / "frames").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a" / "frames" / name).write_text("of an earlier run")
+    trainer(tmp_path, export).predict(Fake(predict), batches(1))
+    found = {path.name for path in (tmp_path / "a" / "frames").iterdir()}
+    assert found == {f"frame_{k:04d}{end}" for k in range(1, T + 1) for end in (".splat", ".compressed.ply")}
+    assert (tmp_path / "a" / "frames" / "frame_0001.splat").stat().st_size == 32 * 200
+    counts = {name: len(read_video(tmp_path / "a" / f"{name}.mp4")[0]) for name in export.videos}
+    assert (
+        counts == {"inputs": T, "freeze_time": 48, "fixed_view": T}
+        and not (tmp_path / "a" / "orbit.mp4").exists()
+    )
+    assert len(list((tmp_path / "a" / "capture").rglob("view_*.png"))) == V * T
+    page = (tmp_path / "a" / "viewer.html").read_text()
+    assert '"counts": [50, 50, 50, 50], "totals": [200, 200, 200, 200]' in page
+    with pytest.raises(ValueError, match="formats must be some of ply, compressed_ply, splat, got 'spz'"):
+        GaussianExport("", formats=["spz"])
+    with pytest.raises(ValueError, match="videos must be some of orbit, .*, got 'spiral'"):
+        GaussianExport("", videos=["spiral"])
+
+
+def test_gaussians_that_are_all_too_faint_are_one_line_and_nothing_is_written(tmp_path):
+    scene = reconstruction(scene_batch())
+    scene.gaussians.opacities = torch.full_like(scene.gaussians.opacities, 0.01)
+    with pytest.raises(ValueError, match=r"opacity_threshold 0.02 \(the most opaque has 0.01\)") as caught:
+        trainer(tmp_path, GaussianExport("out")).predict(Fake(lambda b: scene), batches(1))
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("chosen", "expected"), [(None, (0.2, 0.4, 0.6)), ((0.0, 0.0, 0.0), (0, 0, 0))])
 def test_scenes_are_drawn_on_their_own_background(tmp_path, chosen, expected):
     def predict(batch: SceneBatch) -> Reconstruction:
@@ -264,7 +302,7 @@ def test_scenes_are_drawn_on_their_own_background(tmp_path, chosen, expected):
 
 
 def test_orbit_shows_the_scene_in_every_picture():
-    video = orbit_video([ball(1)[0]] * T, ring_cameras(), (SIZE, SIZE), rounds=3).astype(int)
+    video = path_video("orbit", [ball(1)[0]] * T, ring_cameras(), (SIZE, SIZE), rounds=3).astype(int)
     assert video.shape == (3 * T, SIZE, SIZE, 3)
     centre = video[:, SIZE // 2, SIZE // 2]
     assert (centre[:, 0] > 200).all() and (centre[:, 1] < 100).all() and (video[:, 0, 0] > 250).all()
@@ -276,7 +314,7 @@ def test_parallel_cameras_look_at_the_gaussians():
     scene = ball(1)[0]
     scene.means = scene.means + torch.tensor([0.0, 0.0, 4.0])
     assert look_target([scene], cameras)[2] == pytest.approx(4, abs=0.1)
-    assert orbit_video([scene], cameras, (SIZE, SIZE)).shape[0] == 48
+    assert path_video("orbit", [scene], cameras, (SIZE, SIZE)).shape[0] == 48
 
 
 def reconstruction(batch: SceneBatch) -> Reconstruction:

@@ -49,10 +49,34 @@ def test_rates_and_sizes_may_differ(tmp_path, caplog):
     assert levels(batch.images[0, 0]) == list(range(0, 24, 2)) and levels(batch.images[0, 1]) == list(
         range(12)
     )
-    assert "2 of 2 views x 12 timesteps at 12 a second" in caplog.text and "middle square" in caplog.text
+    assert "2 of 2 views x 12 timesteps at 12 a second" in caplog.text and "scaled to 16 x 16" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     slow = read_views(str(tmp_path), size=16, fps=6, frames=3)
     assert levels(slow.images[0, 1]) == [0, 2, 4]
+
+
+def test_the_grid_may_have_any_shape_or_that_of_the_first_view(tmp_path):
+    """The middle of every view in the wanted shape: white bars above and below, or left and right, are cut off."""
+    for name, (height, width), bar in (
+        ("1.png", (40, 90), 0),
+        ("2.png", (90, 90), 25),
+        ("3.png", (40, 120), 0),
+    ):
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[:bar], pixels[height - bar :] = 255, 255
+        if width == 120:
+            pixels[:, :15], pixels[:, -15:] = 255, 255
+        Image.fromarray(pixels).save(tmp_path / name)
+    images = read_views(str(tmp_path), size=None).images
+    assert images.shape == (1, 3, 1, 3, 40, 90) and images.max() < 0.02
+    assert read_views(str(tmp_path), size=(30, 20)).images.shape[-2:] == (30, 20)
+    assert read_views(str(tmp_path), size=(60, 60)).images[0, 1].max() == 1  # the whole square, with its bars
+
+
+def test_the_shape_of_a_large_first_view_is_made_smaller(tmp_path):
+    video(tmp_path / "a.mp4", 2, size=(600, 1036))
+    video(tmp_path / "b.mp4", 2, size=(64, 32))
+    assert read_views(str(tmp_path), size=None).images.shape == (1, 2, 2, 3, 300, 518)
 
 
 def test_the_shortest_view_decides_and_that_is_said(tmp_path, caplog):

@@ -140,7 +140,7 @@ def test_a_batch_over_timesteps_and_cameras(note_error):
     results = {}
     for device in ("cpu", DEVICE):
         gaussians, cameras = moving(device)
-        outputs = render_gaussians(gaussians, cameras, 10, 12, background=(0.2, 0.4, 0.6))
+        outputs = render_gaussians(gaussians, cameras, 10, 12, background=(0.2, 0.4, 0.6), depth=True)
         sum(x.square().sum() for x in outputs).backward()
         results[str(device)] = [*outputs, cameras.c2w.grad[..., :3, :]]
     for name, ours, theirs in zip(

@@ -57,6 +57,16 @@ def test_page_holds_every_timestep_and_camera(tmp_path):
     assert [x.name for x in tmp_path.iterdir()] == ["viewer.html"]
 
 
+def test_a_page_holds_a_sample_of_too_many_and_says_so(tmp_path, monkeypatch):
+    write_viewer(tmp_path / "viewer.html", make_frames(), None, (64, 64), most=20)
+    meta = json.loads(read_block((tmp_path / "viewer.html").read_text(), "meta"))
+    assert meta["totals"] == [50, 50, 50] and all(19 <= count <= 20 for count in meta["counts"])
+    monkeypatch.setattr("scene4d.viewer.MOST_IN_PAGE", 90)
+    write_viewer(tmp_path / "viewer.html", make_frames(), make_cameras(), (64, 64))
+    meta = json.loads(read_block((tmp_path / "viewer.html").read_text(), "meta"))
+    assert 87 <= sum(meta["counts"]) <= 90 and meta["totals"] == [50, 50, 50]
+
+
 @pytest.mark.parametrize(("blurred", "expected"), [(False, 0.3), (True, 1e-4)])
 def test_page_draws_with_the_blur_that_its_gaussians_lack(tmp_path, blurred, expected):
     frames = [replace(frame, blurred=blurred) for frame in make_frames()]

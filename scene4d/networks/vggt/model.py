@@ -98,6 +98,7 @@ class ReconstructionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.has_weights = False
+        self.image_size, self.patch_size = image_size, patch_size
         self.aggregator = Aggregator(
             image_size, patch_size, dim, depth, heads, embedder_depth, registers, layer_scale,
             embedder_layer_scale, rope_base, temporal, temporal_after_frame, temporal_rope, temporal_mlp_ratio,

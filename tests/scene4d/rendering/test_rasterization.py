@@ -246,3 +246,33 @@ def test_cuda_call_passes_every_argument_under_gsplats_names(monkeypatch):
         name: seen[name] for name in ("width", "height", "near_plane", "far_plane", "radius_clip", "eps2d")
     }
     assert list(rest.values()) == [WIDTH, HEIGHT, 0.1, 9.0, 0.5, 0.2] and seen["render_mode"] == "RGB+D"
+
+
+@pytest.mark.parametrize("of_cameras", [False, True])
+def test_sets_along_leading_axes_equal_each_set_alone_with_gradients(of_cameras):
+    sets = [list(make_scene(20, seed=k)) for k in range(4)]
+    for scene in sets if of_cameras else ():
+        scene[4] = torch.stack([scene[4], 1 - scene[4]])
+    backgrounds = torch.rand(2, 2, 2, 3, dtype=torch.float64)
+    stacked = [torch.stack(x).unflatten(0, (2, 2)).requires_grad_() for x in zip(*sets)]
+    renders, alphas, info = rasterize(*stacked, WIDTH, HEIGHT, backgrounds=backgrounds, render_mode="RGB+ED")
+    assert renders.shape == (2, 2, 2, HEIGHT, WIDTH, 4) and alphas.shape == (2, 2, 2, HEIGHT, WIDTH, 1)
+    (renders.square().sum() + alphas.sum()).backward()
+    one = [x.clone().requires_grad_() for x in sets[2]]
+    expected = rasterize(*one, WIDTH, HEIGHT, backgrounds=backgrounds[1, 0], render_mode="RGB+ED")
+    (expected[0].square().sum() + expected[1].sum()).backward()
+    assert torch.equal(renders[1, 0], expected[0]) and torch.equal(alphas[1, 0], expected[1])
+    assert all(torch.equal(info[name][1, 0], expected[2][name]) for name in expected[2])
+    for name, ours, alone in zip(NAMES, stacked[:6], one):
+        assert torch.equal(ours.grad[1, 0], alone.grad), name
+    assert rasterize(*(x[:0] for x in stacked), WIDTH, HEIGHT)[0].shape == (0, 2, 2, HEIGHT, WIDTH, 3)
+
+
+def test_sets_that_do_not_fit_are_named():
+    scene = [x[None] for x in make_scene()]
+    with pytest.raises(ValueError, match=r"quats has shape \(60, 4\), expected \(1, 60, 4\)"):
+        rasterize(scene[0], scene[1][0], *scene[2:], WIDTH, HEIGHT)
+    with pytest.raises(
+        ValueError, match=r"colors has shape \(60, 3\), expected \(1, 60, d\) or \(1, 2, 60, d\)"
+    ):
+        rasterize(*scene[:4], scene[4][0], *scene[5:], WIDTH, HEIGHT)

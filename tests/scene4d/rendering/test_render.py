@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scene4d.rendering import rasterize, render_gaussians
+from scene4d.rendering import rasterize, render, render_gaussians
 from scene4d.types import Cameras, Gaussians
 
 
@@ -28,7 +28,9 @@ def make_cameras(*leading):
 
 def test_every_timestep_and_view_is_the_rasterizers_own_picture():
     gaussians, cameras = make_gaussians(2, 3), make_cameras(2, 1, 4)
-    images, depths, alphas = render_gaussians(gaussians, cameras, 10, 12, background=(0.2, 0.4, 0.6))
+    images, depths, alphas = render_gaussians(
+        gaussians, cameras, 10, 12, background=(0.2, 0.4, 0.6), depth=True
+    )
     assert images.shape == (2, 3, 4, 3, 10, 12)
     assert depths.shape == alphas.shape == (2, 3, 4, 10, 12)
     one, camera = gaussians[1, 2], cameras[1, 0]
@@ -43,7 +45,7 @@ def test_every_timestep_and_view_is_the_rasterizers_own_picture():
 
 
 def test_without_leading_axes_and_with_cameras_of_every_timestep():
-    single = render_gaussians(make_gaussians(), make_cameras(3), 10, 12)
+    single = render_gaussians(make_gaussians(), make_cameras(3), 10, 12, depth=True)
     assert [x.shape for x in single] == [(3, 3, 10, 12), (3, 10, 12), (3, 10, 12)]
     moving = render_gaussians(make_gaussians(), make_cameras(5, 1), 10, 12)[0]
     assert moving.shape == (5, 1, 3, 10, 12)
@@ -57,6 +59,30 @@ def test_white_background_by_default_and_gradients_to_cameras():
     assert (images[..., 0, 0] > 0.99).all() == (alphas[..., 0, 0] < 0.01).all()
     images.sum().backward()
     assert cameras.c2w.grad[0, :3].abs().max() > 0
+
+
+def test_depth_is_drawn_only_when_it_is_asked_for(monkeypatch):
+    modes = []
+    monkeypatch.setattr(
+        render, "rasterize", lambda *x, **y: modes.append(y["render_mode"]) or rasterize(*x, **y)
+    )
+    gaussians, cameras = make_gaussians(2), make_cameras(1, 3)
+    plain = render_gaussians(gaussians, cameras, 10, 12)
+    asked = render_gaussians(gaussians, cameras, 10, 12, depth=True)
+    assert modes == ["RGB", "RGB+ED"] and plain.depths is None and asked.depths.max() > 1
+    assert torch.equal(plain.images, asked.images) and torch.equal(plain.alphas, asked.alphas)
+
+
+@pytest.mark.parametrize("at_once", [1, 150, 2**24])  # one set of 25 Gaussians x 2 cameras, three, all
+def test_sets_are_drawn_in_one_call_up_to_a_number(monkeypatch, at_once):
+    calls = []
+    monkeypatch.setattr(render, "AT_ONCE", at_once)
+    monkeypatch.setattr(render, "rasterize", lambda *x, **y: calls.append(len(x[0])) or rasterize(*x, **y))
+    gaussians, cameras = make_gaussians(2, 2), make_cameras(2, 1, 2)
+    found = render_gaussians(gaussians, cameras, 10, 12).images
+    assert calls == {1: [1] * 4, 150: [3, 1]}.get(at_once, [4])
+    expected = render_gaussians(gaussians[1, 0], cameras[1, 0], 10, 12).images
+    assert found.shape == (2, 2, 2, 3, 10, 12) and torch.equal(found[1, 0], expected)
 
 
 def test_cameras_that_do_not_fit_are_named():

@@ -156,7 +156,7 @@ class Reconstructor:
         """
         if cameras is not None and intrinsics is not None:
             raise ValueError("give cameras or intrinsics, not both: cameras hold intrinsics")
-        shape = prediction.depths.shape[:2]
+        shape = (prediction.depths.shape[0], prediction.depths.shape[1])
         if cameras is not None:
             check_known(cameras, shape)
             found = self.find_cameras(prediction, matches, cameras.intrinsics)

@@ -122,7 +122,9 @@ class GaussianReconstruction(Training):
         share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
         batch = placeholder(batch) if useful is None else useful
         again = None
-        if self.cameras == "predicted":  # before the run that is trained, which holds memory for its gradients
+        if (
+            self.cameras == "predicted"
+        ):  # before the run that is trained, which holds memory for its gradients
             again = self.reconstructor.look_again(batch.images, batch.inputs)
         prediction = self.network(batch.images[:, : batch.inputs])
         if useful is None:

@@ -294,13 +294,15 @@ class Reconstructor:
 
         Args:
             depths: Those that placed the Gaussians.
-            gaussians: One for each pixel of the inputs.
+            gaussians: One for each pixel of the inputs. Of pruned ones all pixels count as visible.
             again: The result of `look_again`.
             visible: Least opacity of a visible Gaussian.
         """
         first, other = depths[:, 0, 0], again.depths[:, 0, 0]
-        opacities = gaussians.opacities[:, 0, : first[0].numel()].view_as(first)
-        return scale_cameras(again.cameras[:, 1:], _shared_scale(first, other, opacities >= visible))
+        opacities, seen = gaussians.opacities[:, 0], torch.ones_like(first, dtype=torch.bool)
+        if opacities.shape[1] == depths[0, :, 0].numel():  # otherwise pruned: no Gaussian belongs to a pixel
+            seen = opacities[:, : first[0].numel()].view_as(first) >= visible
+        return scale_cameras(again.cameras[:, 1:], _shared_scale(first, other, seen))
 
 
 def _shared_scale(

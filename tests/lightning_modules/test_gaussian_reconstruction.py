@@ -289,7 +289,9 @@ def test_predict_uses_the_cameras_that_known_names():
 def test_losses_of_distillation_hold_the_network_near_its_files():
     """The teacher is the network at the start: no loss then, one that pulls back later, and nothing in checkpoints."""
     losses = [ImageLoss(), DepthDistillation(), CameraDistillation()]
-    module, batch, logged = build(losses, trainable=["depth_head", "camera_head"]), make_batch(t=1), []
+    module = build(losses, trainable=["depth_head", "camera_head"], checkpointing="full")
+    batch, logged = make_batch(t=1), []
+    before = module.teacher(batch.images)
     module.log_means = lambda found, *_, **__: logged.append(found)
     module.training_step(batch, 0)
     assert logged[0]["depth_distillation"] == 0 and logged[0]["camera_distillation"] == 0
@@ -300,6 +302,8 @@ def test_losses_of_distillation_hold_the_network_near_its_files():
     module.configure_model()  # as before a validation: the teacher stays what it was
     module.training_step(batch, 0).backward()
     assert logged[1]["depth_distillation"] > 0 and logged[1]["camera_distillation"] > 0
+    after = module.teacher(batch.images)
+    assert torch.equal(after.poses[-1], before.poses[-1]) and torch.equal(after.depths, before.depths)
     assert all(p.grad.isfinite().all() for p in module.network.depth_head.parameters() if p.grad is not None)
     assert not any("teacher" in name for name in module.state_dict())
     assert module.teacher.network.gaussian_head is None and module.network.gaussian_head is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from scene4d.geometry.supervision import depth_loss, masked_mean, pose_loss
+from scene4d.geometry.supervision import depth_loss, masked_mean
 from scene4d.losses.outcome import Outcome, ReconstructionLoss
 
+POSE_BETA = 0.02  # as in `pose_loss`
 TEACHER = "a teacher: use it in lightning_modules.GaussianReconstruction"
 
 
@@ -32,7 +34,7 @@ class DepthDistillation(ReconstructionLoss):
 
 
 class CameraDistillation(ReconstructionLoss):
-    """Compares pose encodings with those of the network at its initial weights by a Huber loss, see `pose_loss`.
+    """Compares the last pose encodings with those of the network at its initial weights by the Huber loss of VGGT.
 
     The teacher is that of `DepthDistillation`, and one copy serves both.
     """
@@ -45,8 +47,8 @@ class CameraDistillation(ReconstructionLoss):
         Raises:
             ValueError: There is no teacher.
         """
-        height, width = outcome.depths.shape[-2:]
-        return pose_loss(outcome.prediction.poses, self.need(outcome.teacher, TEACHER).cameras, height, width)
+        taught = self.need(outcome.teacher, TEACHER).poses[-1].float()
+        return F.smooth_l1_loss(outcome.prediction.poses[-1].float(), taught, beta=POSE_BETA)
 
 
 class DepthConsistencyLoss(ReconstructionLoss):

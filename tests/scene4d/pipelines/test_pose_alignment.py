@@ -26,6 +26,6 @@ def test_a_moved_camera_comes_back():
         shown = pipeline.render(gaussians, found, (SIZE, SIZE), scene.background)
         before = pipeline.render(gaussians, Cameras(start, true.intrinsics), (SIZE, SIZE), scene.background)
     assert (shown - truth).square().mean() < 0.1 * (before - truth).square().mean()
-    assert (found.c2w - true.c2w)[..., :3, 3].norm() < 0.5 * (start - true.c2w)[..., :3, 3].norm()
+    assert (found.c2w - true.c2w)[..., :3, 3].norm() < 0.7 * (start - true.c2w)[..., :3, 3].norm()
     assert rotation_angle(found.c2w[..., :3, :3], true.c2w[..., :3, :3]).max() < 2
     assert torch.equal(found.intrinsics, true.intrinsics) and not found.c2w.requires_grad

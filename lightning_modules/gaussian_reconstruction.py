@@ -10,18 +10,21 @@ from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_modules.supervision import render_outcome
+from lightning_modules.teacher import Teacher
 from lightning_modules.training import Schedule, Training
 from scene4d.distributed.agreement import share_of_mean
 from scene4d.distributed.checkpointing import Checkpointing
 from scene4d.evaluation.novel_views import NovelViews
 from scene4d.evaluation.table import Evaluation
-from scene4d.geometry.normalised_batches import depth_is_known, normalise_batch
+from scene4d.gaussians.pruning import Pruning
 from scene4d.geometry.useful_scenes import UsefulScenes, placeholder
-from scene4d.losses import Outcome, ReconstructionLoss, no_loss, weighted_losses
+from scene4d.losses import ReconstructionLoss, no_loss, weighted_losses
 from scene4d.networks.contracts import SceneNetwork
 from scene4d.pipelines import Reconstructor, TrainedOn
-from scene4d.pipelines.reconstructor import Located
-from scene4d.types import Cameras, Prediction, Reconstruction, SceneBatch
+from scene4d.pipelines.known_cameras import Known, known_part
+from scene4d.pipelines.supervised_views import CameraSource
+from scene4d.types import Reconstruction, SceneBatch
 
 LOGGED = ("pose_free", "given_cameras")
 
@@ -30,10 +33,11 @@ class GaussianReconstruction(Training):
     """Trains the reconstructor: first its Gaussian head (static stage), then temporal attention, too (dynamic stage).
 
     A stage is a config, which says what is trained, from which weights, and on which data. Input views come first in
-    the grid and target views after them. The predicted Gaussians are rendered from the true cameras of the targets, in
-    the normalised scene (the first camera is the identity, and the mean distance of the input points is 1). Scenes
-    without depth train too: their cameras are scaled to the unit of length of the predicted ones. Scenes that no loss
-    can use are left out and named, and the loss is the mean over the others (see `UsefulScenes`).
+    the grid and target views after them. The predicted Gaussians are rendered from the cameras of the targets and
+    compared with the images. Losses of geometry compare with the truth in the normalised scene (the first camera is
+    the identity, and the mean distance of the input points is 1). Scenes without depth train too: their cameras are
+    scaled to the unit of length of the predicted ones. Scenes that no loss can use are left out and named, and the
+    loss is the mean over the others (see `UsefulScenes`).
 
     Args:
         network: Builds a `ReconstructionNetwork` with a Gaussian head.
@@ -43,7 +47,12 @@ class GaussianReconstruction(Training):
         initial_weights: Weight files that are loaded in this order, later ones over earlier ones, for example VGGT-1B
             and then a Gaussian head. Without files, training starts from random values.
         trainable: Regular expressions; parameters whose name matches one are trained, all others are frozen.
-        use_given_cameras: Whether training places the Gaussians by the true input cameras, not by predicted ones.
+        cameras: The cameras that place the Gaussians and render the targets; all need true cameras in the data.
+            "given": the true ones, for a network that learns their unit of length, too.
+            "aligned": inputs by their predicted cameras, targets by their true ones, brought into the predicted world
+            by the similarity of the input cameras. It is for a network that is frozen and has its own world.
+            "predicted": inputs and targets by predicted cameras, as the paper scores them; the network runs a second
+            time, without gradients, on the first input and the targets.
         rendered_inputs: How many input views are rendered and supervised beside the targets.
         pixel_scale: Standard deviation of an untrained Gaussian, in pixels; see `gaussians_from_maps`.
         opacity_shift: Logit of the opacity of an untrained Gaussian.
@@ -52,6 +61,8 @@ class GaussianReconstruction(Training):
         refine: Whether depth, and cameras that are not given, are made to agree with the matches between views.
             The network must have a view matcher then.
         evaluation: Judges held-out scenes in `validate`, `test` and during training; None is `NovelViews()`.
+        known: What `predict` uses of the cameras in its data. Without any it needs nothing but images.
+        pruning: What `predict` and `validate` leave out and merge; None leaves scenes whole, see `Pruning`.
         trained_on: The training data of `initial_weights`; `predict` warns of inputs that differ. None says nothing.
         checkpointing: What the backward pass computes again to save memory, see `checkpoint_blocks`.
         compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
@@ -69,13 +80,15 @@ class GaussianReconstruction(Training):
         lr_scheduler: Schedule | None = None,
         initial_weights: list[str] = [],  # noqa: B006 - shown by --help and never changed
         trainable: list[str] = ["gaussian_head"],  # noqa: B006
-        use_given_cameras: bool = True,
+        cameras: CameraSource = "given",
         rendered_inputs: int = 1,
         pixel_scale: float = 0.3,
         opacity_shift: float = 2.0,
         background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
         refine: bool = False,
         evaluation: NovelViews | None = None,
+        known: Known = "nothing",
+        pruning: Pruning | None = None,
         trained_on: TrainedOn | None = None,
         checkpointing: Checkpointing = "none",
         compile: bool = False,
@@ -83,11 +96,11 @@ class GaussianReconstruction(Training):
         super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable)
         self.save_hyperparameters()
         self.losses, self.evaluation = nn.ModuleList(losses), evaluation or NovelViews()
-        self.use_given_cameras, self.rendered_inputs = use_given_cameras, rendered_inputs
+        self.cameras, self.known, self.rendered_inputs = cameras, known, rendered_inputs
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
-        self.background, self.refine, self.trained_on = background, refine, trained_on
+        self.background, self.refine, self.trained_on, self.pruning = background, refine, trained_on, pruning
         self.checkpointing, self.compile_network = checkpointing, compile
-        self.useful = UsefulScenes()
+        self.useful, self.teacher = UsefulScenes(), None
         # untrained temporal attention is the identity, and an untrained matcher is fine where nothing uses it
         self.harmless = ("aggregator.temporal",) + (() if refine else ("aggregator.matcher.",))
 
@@ -95,8 +108,11 @@ class GaussianReconstruction(Training):
         """Builds the network and the pipeline around it, once."""
         super().configure_model()
         self.reconstructor = Reconstructor(
-            self.network, self.pixel_scale, self.opacity_shift, self.background, self.refine, self.trained_on
-        )
+            self.network, self.pixel_scale, self.opacity_shift, self.background, self.refine, self.trained_on,
+            self.pruning,
+        )  # fmt: skip
+        if self.teacher is None and any(loss.needs_teacher for loss in self.losses):
+            self.teacher = Teacher(self.network)
 
     def training_step(self, batch: SceneBatch, batch_index: int) -> Float[Tensor, ""]:
         """Predicts from the input views, renders target views and some inputs, and compares them."""
@@ -105,49 +121,26 @@ class GaussianReconstruction(Training):
             self.figures.set_total("train/useless_scenes", self.useful.left_out.total())
         share = share_of_mean(0 if useful is None else len(useful.images), batch.images.device)
         batch = placeholder(batch) if useful is None else useful
+        again = None
+        if (
+            self.cameras == "predicted"
+        ):  # before the run that is trained, which holds memory for its gradients
+            again = self.reconstructor.look_again(batch.images, batch.inputs)
         prediction = self.network(batch.images[:, : batch.inputs])
         if useful is None:
             return no_loss(prediction)
+        taught = None if self.teacher is None else self.teacher(batch.images[:, : batch.inputs])
         with torch.autocast(batch.images.device.type, enabled=False):
-            outcome = self.render_outcome(batch, prediction, self.step_generator(batch_index))
+            outcome = render_outcome(
+                self.reconstructor, batch, prediction, self.cameras, self.step_generator(batch_index),
+                self.rendered_inputs, any(loss.needs_depth for loss in self.losses), again,
+            )  # fmt: skip
+            outcome.teacher = taught
             losses = weighted_losses(self.losses, outcome)
         loss = sum(losses.values(), start=batch.images.new_zeros(()))
         found = {"loss": loss, **losses, **outcome.figures}
         self.log_means(found, len(batch.images), shown=("loss", *outcome.figures))
         return loss * share
-
-    def render_outcome(
-        self, batch: SceneBatch, prediction: Prediction, generator: torch.Generator
-    ) -> Outcome:
-        """Places Gaussians by the prediction for the input views and renders the supervised views."""
-        inputs, pipeline = batch.inputs, self.reconstructor
-        images = batch.images[:, :inputs]
-        depths, cameras, located = self.locate(batch, prediction)
-        gaussians = pipeline.place(prediction, images, located)
-        chosen = torch.randperm(inputs, generator=generator)[: self.rendered_inputs].tolist()
-        shown = chosen + list(range(inputs, batch.images.shape[1]))
-        size, background = images.shape[-2:], pipeline.background_of(images)
-        rendered, truth = (
-            pipeline.render(gaussians, cameras[:, shown], size, background),
-            batch.images[:, shown],
-        )
-        depths, cameras = depths[:, :inputs], cameras[:, :inputs]
-        return Outcome(prediction, depths, cameras, generator, gaussians, rendered, truth)
-
-    def locate(
-        self, batch: SceneBatch, prediction: Prediction
-    ) -> tuple[Float[Tensor, "b v t h w"], Cameras, Located]:
-        """The true depths and cameras of all views, and what places the Gaussians of the input views.
-
-        Cameras of the input views are found only where they are used: they place the Gaussians, or they give scenes
-        without depth their unit of length.
-        """
-        matches, found = self.reconstructor.match(prediction), None
-        if not self.use_given_cameras or not depth_is_known(batch):
-            found = self.reconstructor.find_cameras(prediction, matches)
-        depths, cameras = normalise_batch(batch, found)
-        chosen = cameras[:, : batch.inputs] if self.use_given_cameras else found
-        return depths, cameras, self.reconstructor.locate(prediction, chosen, matches)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets all scores."""
@@ -173,5 +166,5 @@ class GaussianReconstruction(Training):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: SceneBatch, batch_index: int, dataloader_idx: int = 0) -> Reconstruction:
-        """Turns a whole grid into a 4D scene; every view is an input and cameras are not needed."""
-        return self.reconstructor(batch)
+        """Turns a whole grid into a 4D scene; every view is an input, and cameras are used where `known` says so."""
+        return self.reconstructor(batch, *known_part(batch, self.known))

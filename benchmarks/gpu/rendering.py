@@ -16,6 +16,7 @@ from benchmarks.gpu.part import Part
 from benchmarks.gpu.report import Cells
 from benchmarks.gpu.timing import synchronize, timed
 from lightning_modules import GaussianReconstruction
+from lightning_modules.supervision import render_outcome
 from scene4d.losses import ImageLoss, weighted_losses
 from scene4d.networks.trainable import trainable_parameters
 from scene4d.rendering import render
@@ -104,7 +105,8 @@ def _row(part: Part, inputs: int, times: int, targets: int) -> Cells:
         with torch.autocast(part.device.type, torch.bfloat16):
             prediction = module.network(batch.images[:, :inputs])
             with torch.autocast(part.device.type, enabled=False):
-                outcome = module.render_outcome(batch, prediction, torch.Generator().manual_seed(number))
+                generator = torch.Generator().manual_seed(number)
+                outcome = render_outcome(module.reconstructor, batch, prediction, "given", generator)
                 loss = torch.stack([*weighted_losses(module.losses, outcome).values()]).sum()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)

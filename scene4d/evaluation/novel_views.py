@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,12 +14,16 @@ from scene4d.evaluation.baselines import blurred_mean, copy_nearest
 from scene4d.evaluation.rows import Row
 from scene4d.evaluation.scores import VIEW_SCORES, depth_abs_rel, rotation_error, score_views
 from scene4d.evaluation.table import SceneScores
+from scene4d.geometry.alignment import align_cameras
 from scene4d.geometry.normalised_batches import normalise_batch
 from scene4d.losses.perceptual import PerceptualLoss
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS, gaussians_from_maps
 from scene4d.pipelines import Reconstructor
+from scene4d.pipelines.pose_alignment import align_by_rendering
 from scene4d.types import Cameras, Reconstruction, SceneBatch
 from scene4d.visualization import grid_sheet
+
+Also = Literal["aligned_cameras", "test_time_alignment"]
 
 METHODS = ("pose_free", "given_cameras", "copy_nearest", "blurred_mean", "true_depth", "identity")
 BOUND_PIXEL_SCALE = 0.1  # the rasterizer's own blur of 0.55 pixels is there already; 0.3 costs over 1 dB
@@ -38,6 +43,14 @@ class NovelViews:
             at timesteps whose depth is stored.
         identity: Cameras that do not turn; only their rotations are scored.
 
+    Methods that `also` adds:
+        aligned_cameras: The scene of `pose_free`, seen from the true target cameras, which are brought into its world
+            by the similarity of the input cameras (`align_cameras`). Beside `pose_free` it tells errors of the targets'
+            poses from those of the scene.
+        test_time_alignment: The scene of `pose_free`, from the target cameras that show the target images best: 100
+            steps of Adam on their poses, which start from those of `pose_free` (`align_by_rendering`). It looks at the
+            images that are scored, and takes 100 times as long as rendering and more.
+
     Scores are PSNR, SSIM and the perceptual distance under its own name; for `pose_free` also the errors of the
     input cameras' rotations (`rotation_deg`, to be compared with that of `identity`) and of depth
     (`depth_abs_rel`, where depth is known).
@@ -49,6 +62,7 @@ class NovelViews:
 
     Args:
         pictures: How many scenes of each source become a picture.
+        also: Further methods.
 
     Attributes:
         pictures: Sheets by `source/key`. A row is a target view at its middle timestep; the columns are
@@ -58,16 +72,17 @@ class NovelViews:
     table: SceneScores
     perceptual: PerceptualLoss
 
-    def __init__(self, pictures: int = 4) -> None:
-        self.count = pictures
+    def __init__(self, pictures: int = 4, also: list[Also] = []) -> None:  # noqa: B006 - never changed
+        self.count, self.also = pictures, also
         self.pictures: dict[str, Float[Tensor, "c h w"]] = {}
         self.pictured: Counter[str] = Counter()
 
     def start(self, device: torch.device) -> None:
         """Forgets all scores and pictures; scoring will happen on `device`."""
         self.perceptual = PerceptualLoss().to(device)
+        self.perceptual.announce()
         names = (*VIEW_SCORES[:-1], self.perceptual.score, "rotation_deg", "depth_abs_rel")
-        self.table = SceneScores(METHODS, names).to(device)
+        self.table = SceneScores((*METHODS, *self.also), names).to(device)
         self.pictures, self.pictured = {}, Counter()
 
     @torch.no_grad()
@@ -85,12 +100,20 @@ class NovelViews:
         free = pipeline.assemble(prediction, given)
         depths, cameras = normalise_batch(batch, free.cameras)
         known = pipeline.assemble(prediction, given, cameras[:, : batch.inputs])
+        targets = pipeline.pose_free_cameras(batch.images, free)
+        free, known = (replace(x, gaussians=pipeline.pruning(x.gaussians)) for x in (free, known))
         grids = {
-            "pose_free": _novel(pipeline, free, pipeline.pose_free_cameras(batch.images, free), given),
+            "pose_free": _novel(pipeline, free, targets, given),
             "given_cameras": _novel(pipeline, known, cameras[:, batch.inputs :], given),
             "copy_nearest": copy_nearest(batch.images, batch.cameras.c2w, batch.reference),
             "blurred_mean": blurred_mean(batch.images, batch.cameras.c2w, batch.reference),
         }
+        if "aligned_cameras" in self.also:
+            aligned = align_cameras(cameras[:, batch.inputs :], cameras[:, : batch.inputs], free.cameras)
+            grids["aligned_cameras"] = _novel(pipeline, free, aligned, given)
+        if "test_time_alignment" in self.also:
+            fitted = align_by_rendering(pipeline, free, targets, batch.images[:, batch.inputs :])
+            grids["test_time_alignment"] = _novel(pipeline, free, fitted, given)
         self._picture(grids, batch)
         for index in range(len(given)):
             scene = replace(batch.sample(index), depths=depths[[index]], cameras=cameras[[index]])

@@ -1,6 +1,6 @@
 """Sets of 3D Gaussians: pruning, files."""
 
 from scene4d.gaussians.ply import read_ply, write_ply
-from scene4d.gaussians.pruning import prune_by_opacity
+from scene4d.gaussians.pruning import Pruning, prune_by_opacity
 
-__all__ = ["prune_by_opacity", "read_ply", "write_ply"]
+__all__ = ["Pruning", "prune_by_opacity", "read_ply", "write_ply"]

@@ -62,12 +62,16 @@ class Fit:
 
     def cameras(self, cameras: Cameras) -> Cameras:
         """Cameras of the images as those of what the network sees."""
-        (sy, sx), K = self._scale, cameras.intrinsics.clone()
+        return cameras if self.changes_nothing else Cameras(cameras.c2w, self.intrinsics(cameras.intrinsics))
+
+    def intrinsics(self, intrinsics: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+        """Intrinsics of the images, in pixels, as those of what the network sees."""
+        (sy, sx), K = self._scale, intrinsics.clone()
         K[..., 0, 2] -= self.left
         K[..., 1, 2] -= self.top
         K[..., 0, :] *= sx
         K[..., 1, :] *= sy
-        return cameras if self.changes_nothing else Cameras(cameras.c2w, K)
+        return K
 
     def cameras_back(self, cameras: Cameras) -> Cameras:
         """Undoes `cameras`."""

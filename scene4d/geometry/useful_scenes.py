@@ -39,7 +39,7 @@ def why_useless(batch: SceneBatch, depth: bool = False) -> list[str]:
     if batch.cameras is None:
         checks["it has no cameras"] = torch.zeros_like(known[:, 0])
     else:
-        checks |= _camera_checks(batch.cameras)
+        checks |= camera_checks(batch.cameras)
         apart = _apart(batch.cameras[:, : batch.inputs])
         checks["no depth is known in its input views, and these share one place: no unit of length"] = (
             known.any(1) | apart
@@ -123,8 +123,8 @@ class UsefulScenes:
             log.warning("%s", line)
 
 
-def _camera_checks(cameras: Cameras) -> dict[str, Bool[Tensor, " b"]]:
-    """What cameras `b v` must fulfil; NaN fulfils nothing."""
+def camera_checks(cameras: Cameras) -> dict[str, Bool[Tensor, " b"]]:
+    """What can be wrong with cameras `b v`, and which scenes are free of it; NaN is free of nothing."""
     c2w, intrinsics = cameras.c2w, cameras.intrinsics
     finite = c2w.isfinite().flatten(1).all(1) & intrinsics.isfinite().flatten(1).all(1)
     rotation = c2w[..., :3, :3]

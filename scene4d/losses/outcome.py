@@ -27,6 +27,11 @@ class Outcome:
         gaussians: Gaussians `b t g` that were placed by the prediction; None where a training places none.
         rendered: Views that were rendered from the Gaussians; None where a training renders none.
         truth: The true images of the rendered views.
+        teacher: The prediction of the network at its initial weights; None unless a loss needs it.
+        rendered_depths: Depth that the Gaussians show in the input views that were rendered; None unless a loss
+            needs it, or where none was rendered.
+        placed_depths: Depth that placed the Gaussians of these input views.
+        placed_confidence: Confidence of that depth.
         figures: Numbers that losses find on the way and that are worth a curve, by name.
     """
 
@@ -37,6 +42,10 @@ class Outcome:
     gaussians: Gaussians | None = None
     rendered: Float[Tensor, "b r t 3 h w"] | None = None
     truth: Float[Tensor, "b r t 3 h w"] | None = None
+    teacher: Prediction | None = None
+    rendered_depths: Float[Tensor, "b r t h w"] | None = None
+    placed_depths: Float[Tensor, "b r t h w"] | None = None
+    placed_confidence: Float[Tensor, "b r t h w"] | None = None
     figures: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
@@ -48,9 +57,13 @@ class ReconstructionLoss(nn.Module):
 
     Attributes:
         name: Name of the loss in the log.
+        needs_teacher: Whether it compares with the network at its initial weights.
+        needs_depth: Whether it needs the rendered depth of input views.
     """
 
     name: str
+    needs_teacher = False
+    needs_depth = False
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

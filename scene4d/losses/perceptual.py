@@ -64,7 +64,6 @@ class PerceptualLoss(nn.Module):
                 self.name, self.score = "SqueezeNet distance", "squeezenet_distance"
                 self.distance = _WithoutWeights(message)
         _freeze(self)
-        log.debug("perceptual distance: %s", self.name)
 
     def forward(
         self, images: Float[Tensor, "n 3 h w"], others: Float[Tensor, "n 3 h w"]
@@ -80,6 +79,21 @@ class PerceptualLoss(nn.Module):
         """
         with torch.autocast(images.device.type, enabled=False):
             return self.distance(images.float() * 2 - 1, others.float() * 2 - 1).flatten()
+
+    def announce(self, expected: str | None = None) -> None:
+        """Says in the log which distance this is, and warns if a weight was chosen for another one.
+
+        Args:
+            expected: The `score` of the distance that a weight was chosen for; None if it was chosen for none.
+        """
+        log.info("perceptual distance: %s", self.name)
+        if expected is not None and expected != self.score:
+            place = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
+            where = f"; {place} does not exist" if expected == "lpips_vgg" else ""
+            log.warning(
+                "the weight of the perceptual loss was chosen for %s, and this is %s, on another scale%s",
+                expected, self.score, where,
+            )  # fmt: skip
 
     def __reduce__(self) -> tuple[type[PerceptualLoss], tuple[str | None, bool]]:
         """Pickles the arguments alone."""

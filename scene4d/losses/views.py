@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -35,11 +37,16 @@ class PerceptualImageLoss(ReconstructionLoss):
 
     Args:
         weight: Multiplies the loss in the sum that is trained on.
+        chosen_for: The distance that the weight was chosen for, `lpips_vgg` or `squeezenet_distance`: the log warns
+            where the other one is used. None warns of nothing.
     """
 
-    def __init__(self, weight: float = 0.5) -> None:
+    def __init__(
+        self, weight: float = 0.5, chosen_for: Literal["lpips_vgg", "squeezenet_distance"] | None = None
+    ) -> None:
         super().__init__(weight)
         self.distance = PerceptualLoss()
+        self.distance.announce(chosen_for)
         self.name = self.distance.score
 
     def forward(self, outcome: Outcome) -> Float[Tensor, ""]:

@@ -1,6 +1,7 @@
 """Training of the Gaussians: what moves, what is drawn, what is refused, and a run from configs."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import lightning as L
@@ -12,7 +13,16 @@ from textured_wall import SIZE, TINY, make_batch, make_network
 from torch.utils.data import DataLoader
 
 from lightning_modules.gaussian_reconstruction import GaussianReconstruction
-from scene4d.losses import BackgroundLoss, ImageLoss, MatchingLoss, PerceptualImageLoss, PointLoss
+from scene4d.losses import (
+    BackgroundLoss,
+    CameraDistillation,
+    DepthConsistencyLoss,
+    DepthDistillation,
+    ImageLoss,
+    MatchingLoss,
+    PerceptualImageLoss,
+    PointLoss,
+)
 from scene4d.networks.vggt import match_refinement
 
 
@@ -59,9 +69,25 @@ def test_gaussian_training_moves_only_what_is_trainable():
 
 
 def test_predicted_cameras_can_be_trained_through_rendering():
-    module = build(trainable=["camera_head"], use_given_cameras=False)
-    module.training_step(make_batch(t=1), 0).backward()
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in module.network.camera_head.parameters())
+    for cameras in ("aligned", "predicted"):
+        module = build(trainable=["camera_head"], cameras=cameras)
+        module.training_step(make_batch(t=1), 0).backward()
+        head = module.network.camera_head
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in head.parameters()), cameras
+
+
+def test_predicted_targets_take_a_second_run_without_gradients():
+    seen = []
+    module = build(cameras="predicted")
+    module.network.register_forward_pre_hook(
+        lambda _, x: seen.append((x[0].shape[1], torch.is_grad_enabled()))
+    )
+    module.training_step(make_batch(t=1), 0)
+    assert seen == [(1 + 2, False), (3, True)]
+    batch = make_batch(t=1)
+    batch.images[:] = torch.nan  # a rank whose scenes are all useless makes the same calls
+    module.training_step(batch, 0)
+    assert seen[2:] == seen[:2]
 
 
 def test_unknown_trainable_pattern_is_named():
@@ -90,10 +116,12 @@ def count_calls(monkeypatch, name):
     return calls
 
 
-@pytest.mark.parametrize(("given", "depth"), [(True, False), (False, False), (False, True), (True, True)])
-def test_a_step_matches_and_refines_once(monkeypatch, given, depth):
+@pytest.mark.parametrize(
+    ("cameras", "depth"), [("given", False), ("aligned", False), ("aligned", True), ("given", True)]
+)
+def test_a_step_matches_and_refines_once(monkeypatch, cameras, depth):
     """Cameras are found only where they place Gaussians or give scenes without depth their unit of length."""
-    module, batch = build(refine=True, use_given_cameras=given), make_batch(t=1)
+    module, batch = build(refine=True, cameras=cameras), make_batch(t=1)
     if not depth:
         batch.depths = None
     matched, corrected, searched = (
@@ -101,7 +129,7 @@ def test_a_step_matches_and_refines_once(monkeypatch, given, depth):
     )
     module.training_step(batch, 0)
     assert (len(matched), len(corrected)) == (1, 1)
-    assert len(searched) == (0 if given and depth else 1)
+    assert len(searched) == (0 if cameras == "given" and depth else 1)
 
 
 def test_scenes_without_cameras_are_named():
@@ -243,6 +271,77 @@ def test_prediction_needs_a_grid_only():
     result = build().predict_step(batch, 0)
     assert result.gaussians.means.shape == (2, 2, 5 * SIZE * SIZE, 3)
     assert result.keys == ["scene0", "scene1"] and torch.equal(result.frame_times, batch.frame_times)
+
+
+@torch.no_grad()
+def test_predict_uses_the_cameras_that_known_names():
+    batch = make_batch(inputs=5, targets=0, t=1)
+    found = {
+        known: build(known=known).predict_step(batch, 0).cameras
+        for known in ("nothing", "intrinsics", "cameras")
+    }
+    true = batch.cameras
+    assert torch.equal(found["intrinsics"].intrinsics, true.intrinsics)
+    assert torch.equal(found["intrinsics"].c2w, found["nothing"].c2w)
+    torch.testing.assert_close(found["cameras"].c2w[..., :3, :3], true.c2w[..., :3, :3])
+
+
+def test_losses_of_distillation_hold_the_network_near_its_files():
+    """The teacher is the network at the start: no loss then, one that pulls back later, and nothing in checkpoints."""
+    losses = [ImageLoss(), DepthDistillation(), CameraDistillation()]
+    module = build(losses, trainable=["depth_head", "camera_head"], checkpointing="full")
+    batch, logged = make_batch(t=1), []
+    before = module.teacher(batch.images)
+    module.log_means = lambda found, *_, **__: logged.append(found)
+    module.training_step(batch, 0)
+    assert logged[0]["depth_distillation"] == 0 and logged[0]["camera_distillation"] == 0
+    with torch.no_grad():
+        for part in (module.network.depth_head, module.network.camera_head):
+            for parameter in part.parameters():
+                parameter.add_(0.05)
+    module.configure_model()  # as before a validation: the teacher stays what it was
+    module.training_step(batch, 0).backward()
+    assert logged[1]["depth_distillation"] > 0 and logged[1]["camera_distillation"] > 0
+    after = module.teacher(batch.images)
+    assert torch.equal(after.poses[-1], before.poses[-1]) and torch.equal(after.depths, before.depths)
+    assert all(p.grad.isfinite().all() for p in module.network.depth_head.parameters() if p.grad is not None)
+    assert not any("teacher" in name for name in module.state_dict())
+    assert module.teacher.network.gaussian_head is None and module.network.gaussian_head is not None
+    assert build().teacher is None
+
+
+def test_rendered_depth_is_compared_with_the_depth_that_placed_it():
+    """Cheap where the views agree; dear where a view puts its pixels in front of the others."""
+    values, logged = [], []
+    for bend in (1.0, 0.4):
+        module, batch = (
+            build([ImageLoss(), DepthConsistencyLoss()], rendered_inputs=1),
+            make_batch(t=1, endless=True),
+        )
+        module.log_means = lambda found, *_, **__: logged.append(found)
+        depths = batch.depths.clone()
+        depths[:, 1] *= bend
+        forward = module.network.forward
+        flat = torch.ones_like(depths[:, :3])
+
+        def right(images, depths=depths, forward=forward, flat=flat):
+            prediction = forward(images)
+            return replace(
+                prediction, depths=depths[:, :3] / 2.0 + 0 * prediction.depths, depth_confidence=flat
+            )
+
+        module.network.forward = right
+        losses = [module.training_step(batch, step) for step in range(3)]
+        losses[0].backward()
+        assert any(p.grad.abs().max() > 0 for p in module.network.gaussian_head.parameters())
+        values.append(max(float(x["depth_consistency"].detach()) for x in logged[-3:]))
+    assert values[0] < 0.15 and values[1] > 2 * values[0]
+
+
+def test_depth_consistency_needs_a_rendered_input():
+    module = build([ImageLoss(), DepthConsistencyLoss()], rendered_inputs=0)
+    with pytest.raises(ValueError, match="depth_consistency.*rendered_inputs >= 1"):
+        module.training_step(make_batch(t=1), 0)
 
 
 def write_shards(folder):

@@ -14,12 +14,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from scene4d.geometry.bundle_adjustment import Correspondences, adjust, chain_cameras
+from scene4d.geometry.bundle_adjustment import Correspondences, Priors, adjust, chain_cameras
 from scene4d.networks.vggt.view_matcher import CELL, cell_positions, find_matches
 from scene4d.types import Cameras, Prediction
 
 CAMERA_TIMESTEPS = 4  # cameras stand still: so many timesteps say enough
 LEAST_TRUST = 0.05
+FIXED = 1e-4  # deviation of the logarithm of a focal length that is known
 DEPTH_EDGE = 0.15  # of log depth; corrections do not pass larger steps
 
 
@@ -38,16 +39,27 @@ def match_timesteps(prediction: Prediction) -> list[Correspondences]:
 
 
 @torch.no_grad()
-def cameras_from_matches(prediction: Prediction, timesteps: Sequence[Correspondences]) -> Cameras:
+def cameras_from_matches(
+    prediction: Prediction,
+    timesteps: Sequence[Correspondences],
+    intrinsics: Float[Tensor, "b v 3 3"] | None = None,
+) -> Cameras:
     """Cameras that explain the matches; they start from the predicted ones and from Procrustes on predicted depth.
 
     The better of the two results is taken for each scene. A single view keeps its predicted camera.
+
+    Args:
+        prediction: The network's.
+        timesteps: The result of `match_timesteps`.
+        intrinsics: Known ones, which are kept. None means that all views share one focal length, which is found.
     """
-    depths = prediction.depths.float()
+    depths, predicted, known = prediction.depths.float(), prediction.cameras, intrinsics is not None
+    shared = predicted.intrinsics.mean(1, keepdim=True).expand_as(predicted.intrinsics)
+    start = Cameras(predicted.c2w, shared if intrinsics is None else intrinsics)
     if depths.shape[1] == 1:
-        return prediction.cameras
+        return start if known else predicted
     with torch.autocast(depths.device.type, enabled=False):
-        return _find_cameras(timesteps, depths, prediction.cameras)
+        return _find_cameras(timesteps, depths, start, Priors(log_focal=FIXED) if known else Priors())
 
 
 @torch.no_grad()
@@ -119,7 +131,10 @@ def _correspond(features: Float[Tensor, "b v p f"], depths: Float[Tensor, "b v h
 
 
 def _find_cameras(
-    timesteps: Sequence[Correspondences], depths: Float[Tensor, "b v t h w"], predicted: Cameras
+    timesteps: Sequence[Correspondences],
+    depths: Float[Tensor, "b v t h w"],
+    predicted: Cameras,
+    priors: Priors,
 ) -> Cameras:
     """From the predicted cameras and from Procrustes on predicted depth; the better of the two a scene."""
     count = min(CAMERA_TIMESTEPS, len(timesteps))
@@ -133,10 +148,8 @@ def _find_cameras(
         )
     )
     others = torch.cat([_look_up(depths[:, :, t], timesteps[t].found) for t in chosen], -1)
-    intrinsics = predicted.intrinsics.mean(1, keepdim=True).expand_as(predicted.intrinsics)
-    chained = Cameras(chain_cameras(matches, others, intrinsics), intrinsics)
-    first = adjust(chained, matches)
-    second = adjust(Cameras(predicted.c2w, intrinsics), matches)
+    chained = Cameras(chain_cameras(matches, others, predicted.intrinsics), predicted.intrinsics)
+    first, second = (adjust(guess, matches, priors=priors) for guess in (chained, predicted))
     better = (first[2] <= second[2])[:, None, None, None]
     return Cameras(
         torch.where(better, first[0].c2w, second[0].c2w),

@@ -1,6 +1,7 @@
 """Novel views: rows for each source, a bound that needs true depth, nothing that hangs on batches or units."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from textured_wall import SIZE, make_batch, make_network
 
 from scene4d.evaluation import novel_views
 from scene4d.evaluation.novel_views import NovelViews
+from scene4d.gaussians import Pruning
 from scene4d.geometry.cameras import camera_spread, scale_cameras
 from scene4d.pipelines import Reconstructor
 
@@ -41,6 +43,27 @@ def test_every_method_has_a_row_for_every_score_and_source():
     assert {(row.method, row.score) for row in rows if row.source == "rooms"} == expected
     assert values(rows)["identity", "rotation_deg"] == pytest.approx((4 + 1) / 2 * 0.08 * 57.2958, rel=1e-3)
     assert values(rows)["copy_nearest", "psnr"] != values(rows, "rooms")["copy_nearest", "psnr"]
+
+
+def test_further_methods_are_off_by_default_and_scored_when_named(monkeypatch):
+    """Aligned targets see the predicted scene from the truth; the fit of poses is given 3 steps here."""
+    short = partial(novel_views.align_by_rendering, steps=3)
+    monkeypatch.setattr(novel_views, "align_by_rendering", short)
+    evaluation = NovelViews(0, also=["aligned_cameras", "test_time_alignment"])
+    evaluation.start(torch.device("cpu"))
+    with torch.inference_mode():  # as Lightning validates
+        evaluation.add(Reconstructor(make_network()), make_batch(t=1))
+    found = values(evaluation.compute())
+    assert found["test_time_alignment", "psnr"] > found["pose_free", "psnr"]  # it looks at what is scored
+    assert ("aligned_cameras", "ssim") in found
+
+
+def test_pruning_is_scored():
+    rows = [values(evaluate(Reconstructor(make_network(), pruning=p), make_batch(t=1)).compute())
+            for p in (None, Pruning(least_confident=0.9), Pruning(opacity=1 / 255))]  # fmt: skip
+    for method in ("pose_free", "given_cameras"):
+        whole, little, same = (x[method, "psnr"] for x in rows)
+        assert abs(whole - little) > 0.1 and same == pytest.approx(whole, abs=1e-3)
 
 
 def test_scores_do_not_depend_on_batches_and_repeated_scenes_count_once():

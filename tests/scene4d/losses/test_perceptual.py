@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.transforms.functional import gaussian_blur
 
+from scene4d.losses import PerceptualImageLoss
 from scene4d.losses.perceptual import SQUEEZENET, VGG_FILE, PerceptualLoss
 
 
@@ -93,6 +94,16 @@ def test_names_what_it_is_and_never_downloads(perceptual, tmp_path, monkeypatch)
     assert PerceptualLoss().name == "SqueezeNet distance"
     with pytest.raises(ValueError, match="nowhere.safetensors"):
         PerceptualLoss(squeezenet=str(tmp_path / "nowhere.safetensors"))
+
+
+def test_says_which_distance_it_is_and_warns_of_a_weight_for_another(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with caplog.at_level("INFO"):
+        PerceptualImageLoss(0.02, chosen_for="squeezenet_distance")
+        assert [x.message for x in caplog.records] == ["perceptual distance: SqueezeNet distance"]
+        PerceptualImageLoss(0.5, chosen_for="lpips_vgg")
+    (warning,) = [x.message for x in caplog.records if x.levelname == "WARNING"]
+    assert "chosen for lpips_vgg, and this is squeezenet_distance" in warning and VGG_FILE in warning
 
 
 def test_refuses_other_weights(tmp_path):

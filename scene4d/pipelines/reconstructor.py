@@ -14,7 +14,7 @@ from torch import Tensor
 from scene4d.gaussians.blur import with_blur
 from scene4d.geometry.bundle_adjustment import Correspondences
 from scene4d.geometry.cameras import scale_cameras
-from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps
+from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps, placing_cameras
 from scene4d.networks.vggt.match_refinement import cameras_from_matches, depths_from_matches, match_timesteps
 from scene4d.pipelines.trained_on import TrainedOn
 from scene4d.rendering.render import render_gaussians
@@ -147,7 +147,7 @@ class Reconstructor:
                 prediction.gaussians,
                 images,
                 located.depths,
-                located.cameras,
+                placing_cameras(prediction, located.cameras),
                 self.pixel_scale,
                 self.opacity_shift,
             )

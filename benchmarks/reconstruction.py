@@ -23,10 +23,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu.networks import vggt
+from benchmarks.gpu.networks import vggt, vggt_settings
 from benchmarks.gpu.part import forget
 from benchmarks.gpu.report import Cells, Table, markdown_of
 from benchmarks.gpu.timing import timed
+from benchmarks.live_memory import LiveMemory
 from scene4d.networks.vggt import ReconstructionNetwork
 from scene4d.pipelines import Reconstructor
 
@@ -87,10 +88,21 @@ def growth(rows: Sequence[Cells]) -> Cells:
 
 
 def tera_flops(views: int, times: int, size: Size, tiny: bool = False) -> float:
-    """10^12 floating point operations of one grid, counted without computing anything."""
+    """10^12 floating point operations of the network for one grid, counted without computing anything."""
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        reconstruct(build(torch.device("cpu"), tiny), views, times, size)
+        network = ReconstructionNetwork(**vggt_settings(tiny)).eval().requires_grad_(False)
+        network(torch.rand(1, views, times, 3, *size))
     return counter.get_total_flops() / 1e12
+
+
+@torch.no_grad()
+def live_bytes(network: ReconstructionNetwork, views: int, times: int, size: Size) -> int:
+    """Bytes of the tensors that are alive at the most above the weights; under `FakeTensorMode` nothing is computed."""
+    with LiveMemory() as memory:
+        memory.add(network.parameters())
+        before = memory.now
+        network(torch.rand(1, views, times, 3, *size))
+    return memory.peak - before
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -120,7 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> Table:
     options = options_of(arguments)
     device, tiny, size = torch.device(options.device), options.scale == "tiny", tuple(options.size)
     network, table = build(device, tiny, options.all_layers), Table()
-    reconstruct(network, 2, 1, size)  # libraries load, kernels are chosen
+    reconstruct(
+        network, 2, 1, size if device.type == "cuda" else TINY_SIZE
+    )  # libraries load, kernels are chosen
     for views, times in sorted(product(options.views, options.timesteps), key=lambda pair: pair[0] * pair[1]):
         forget(device)
         row: Cells = {"views": views, "timesteps": times} | measure(network, views, times, size)

@@ -1,8 +1,12 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.live_memory import STATUS, reset_resident_peak, resident_peak
-from benchmarks.reconstruction import growth, main
+from benchmarks.reconstruction import growth, live_bytes, main
+from scene4d.networks.vggt import ReconstructionNetwork
+
+SHALLOW = {"depth": 4, "embedder_depth": 1, "camera_depth": 1, "layers": (0, 1, 2, 3), "point_head": False}
 
 
 def test_a_table_of_times_memory_and_operations():
@@ -40,3 +44,24 @@ def test_the_resident_peak_sees_what_was_freed_before():
     assert 45e6 < resident_peak() - before < 80e6
     assert reset_resident_peak() < before + 20e6
     assert resident_peak() < before + 20e6
+
+
+def growth_per_frame(all_layers=False, **settings):
+    """MiB per frame of 224 x 224 in float32, at VGGT-1B's width, for views or for timesteps."""
+    with FakeTensorMode():
+        network = ReconstructionNetwork(**settings).eval()
+        if all_layers:
+            network.aggregator.kept = tuple(range(len(network.aggregator.frame_blocks)))
+        some, views, times = (live_bytes(network, *grid, (224, 224)) for grid in ((16, 1), (24, 1), (8, 3)))
+    return (views - some) / 8 / 2**20, (times - some) / 8 / 2**20
+
+
+@pytest.mark.slow
+def test_memory_grows_by_what_is_kept_and_little_else():
+    assert max(growth_per_frame(**SHALLOW)) < 12  # 8 are the four kept layers, 3 are depths and Gaussians
+
+
+@pytest.mark.slow
+def test_memory_grows_by_less_than_a_quarter_of_that_of_all_layers():
+    kept, everything = (growth_per_frame(all_layers, point_head=False)[0] for all_layers in (False, True))
+    assert kept < 12 and kept < everything / 4

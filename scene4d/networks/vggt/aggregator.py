@@ -123,12 +123,15 @@ class Aggregator(nn.Module):
             raise ValueError(f"images of {h}x{w} cannot be cut into patches of {self.patch_size} pixels")
         rows, columns = h // self.patch_size, w // self.patch_size
         frames = rearrange(images, "b v t c h w -> (b t) v c h w")
-        patches = self._embed(frames)
         matched = None if self.matcher is None else self.matcher(frames, rows, columns)
-        x = self._tokens(patches, matched)
-        special = x.shape[2] - rows * columns
-        rotation = patch_rotation(rows, columns, special, self.head_dim, self.rope_base, x.device)
-        layers, camera = self._attend(rearrange(x, "(b t) v l d -> b t v l d", b=b), rotation, special)
+        special = 1 + self.register_token.shape[2]
+        rotation = patch_rotation(rows, columns, special, self.head_dim, self.rope_base, images.device)
+        # no name for the tokens here: it would keep them until the end
+        layers, camera = self._attend(
+            rearrange(self._tokens(self._embed(frames), matched), "(b t) v l d -> b t v l d", b=b),
+            rotation,
+            special,
+        )
         return AggregatedTokens(layers, camera, rows, columns, matched)
 
     def _embed(self, frames: Float[Tensor, "n v 3 h w"]) -> Float[Tensor, "n v l d"]:

@@ -31,7 +31,7 @@ from scene4d.distributed.fsdp import is_sharding, shard_blocks
 from scene4d.distributed.view_parallel import split_views
 from scene4d.evaluation.rows import Row
 from scene4d.networks.contracts import TrainedNetwork
-from scene4d.networks.deferred import deferred_weights, fill
+from scene4d.networks.deferred import allocate, deferred_weights, fill
 from scene4d.networks.pretrained import checkpoint_averages, load_initial_weights, refuse_non_finite
 from scene4d.networks.recorded_base import recorded_bases
 from scene4d.networks.trainable import trainable_parameters
@@ -121,7 +121,7 @@ class Training(L.LightningModule):
         """
         if self.built:
             return
-        with deferred_weights(is_sharding(self.device_mesh)):
+        with deferred_weights(is_sharding(self.device_mesh), initial=bool(self.initial_weights)):
             network = self.make_network()
         if not isinstance(network, TrainedNetwork):
             raise ValueError(
@@ -148,13 +148,13 @@ class Training(L.LightningModule):
         if is_sharding(mesh := self.device_mesh):
             half = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
             shard_blocks(network, mesh, half)
+            assert isinstance(network, nn.Module)
             if (sharing := getattr(self.trainer.strategy, "view_mesh", None)) is not None:
-                assert isinstance(network, nn.Module)
                 split_views(network, sharing)
             if files := getattr(network, "deferred", {}):
-                assert isinstance(network, nn.Module)
                 fill(network, files, self.trainer.strategy.root_device)
                 refuse_non_finite(network.state_dict(), "pretrained weights")
+            allocate(network, self.trainer.strategy.root_device)
 
     def refuse_another_base(self) -> None:
         """Checks that a checkpoint without its base, as the last of `initial_weights`, has been put onto that base.

@@ -192,6 +192,8 @@ class Prediction(_Movable):
         points: Position of every pixel in the first camera's frame; None without a point head.
         gaussians: Raw output of the Gaussian head; None without one.
         match_features: Features of the cells of the view matcher, see `MatchedTokens`; None without one.
+        timestep_cameras: Cameras `b v t`, each timestep in the world of its own first one; None with camera token
+            replacement, where `cameras` hold for all timesteps.
     """
 
     cameras: Cameras
@@ -201,6 +203,7 @@ class Prediction(_Movable):
     points: Float[Tensor, "b v t h w 3"] | None = None
     gaussians: Float[Tensor, "b v t c h w"] | None = None
     match_features: Float[Tensor, "b t v p f"] | None = None
+    timestep_cameras: Cameras | None = None
 
 
 @dataclass(repr=False)

@@ -46,10 +46,14 @@ def wan(name: str, device: torch.device, tiny: bool) -> WanGridTransformer:
 
 def vggt(device: torch.device, dtype: torch.dtype, tiny: bool) -> ReconstructionNetwork:
     """VGGT-1B's size with temporal attention and the Gaussian head; the heads stay in float32."""
-    settings = _settings("vggt_1b") | (TINY_VGGT if tiny else {}) | {"temporal": True}
-    network = _made(lambda: ReconstructionNetwork(**settings), device).float()
+    network = _made(lambda: ReconstructionNetwork(**vggt_settings(tiny)), device).float()
     network.aggregator.to(dtype)  # the heads compute in float32 whatever the precision
     return network
+
+
+def vggt_settings(tiny: bool) -> dict[str, object]:
+    """Arguments of the network of `vggt`."""
+    return _settings("vggt_1b") | (TINY_VGGT if tiny else {}) | {"temporal": True}
 
 
 def _settings(name: str) -> dict[str, object]:

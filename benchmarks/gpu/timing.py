@@ -9,6 +9,8 @@ from statistics import median
 
 import torch
 
+from benchmarks.live_memory import reset_resident_peak, resident_peak
+
 AHEAD = 40_000_000  # cycles, about 20 ms
 
 
@@ -20,8 +22,8 @@ class Timing:
         seconds: Median of the repetitions, by the device's clock.
         host: Seconds until the call returned, while the device was still busy; above `seconds` the host is too slow.
         first: Seconds of the first warm-up, compilation included.
-        peak: Bytes at the most, over all that was allocated.
-        above: Bytes at the most above what was allocated before the call.
+        peak: Bytes at the most, over all that was allocated; on a CPU, of the process's resident memory.
+        above: Bytes at the most above what was there before the call.
     """
 
     seconds: float
@@ -60,7 +62,7 @@ def timed(
     repeats = max(min(repeats, int(limit / max(each, 1e-9))), min(3, repeats))
     before = _reset_peak(device)
     seconds, host = _events(call, repeats, ahead) if device.type == "cuda" else _clock(call, repeats)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident_peak()
     return Timing(median(seconds), host, first, peak, peak - before)
 
 
@@ -89,7 +91,7 @@ def _clock(call: Callable[[int], object], repeats: int) -> tuple[list[float], fl
 
 def _reset_peak(device: torch.device) -> int:
     if device.type != "cuda":
-        return 0
+        return reset_resident_peak()
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
 

@@ -26,15 +26,15 @@ def checkpoint_blocks(network: HasBlocks, checkpointing: Checkpointing) -> None:
     """Makes the backward pass compute the blocks again, in place; names of parameters stay.
 
     Args:
-        network: Its blocks are changed.
-        checkpointing: "full" keeps only the input of every block. "selective" also keeps the outputs of attention,
-            whose computation is the most expensive. "none" changes nothing.
+        network: Its blocks are changed, and its `heads` if it has such modules beside them.
+        checkpointing: "full" keeps only the input of every block and head. "selective" also keeps the outputs of
+            attention, whose computation is the most expensive. "none" changes nothing.
     """
     if checkpointing == "none":
         return
     contexts = partial(create_selective_checkpoint_contexts, _policy)
     options = {} if checkpointing == "full" else {"context_fn": contexts}
-    for block in network.blocks:
+    for block in (*network.blocks, *getattr(network, "heads", ())):
         # assigned to the instance: a wrapper module would give every parameter another name
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
 

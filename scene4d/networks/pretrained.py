@@ -16,7 +16,8 @@ from scene4d.distributed.checkpoint_folder import why_unreadable
 from scene4d.distributed.sharding import gather, scatter, total_norm
 from scene4d.networks.contracts import Module, TrainedNetwork
 from scene4d.networks.eight_bits import from_eight_bits
-from scene4d.networks.recorded_base import is_there, read_content, refuse_missing_base
+from scene4d.networks.recorded_base import read_content, refuse_missing_base
+from scene4d.networks.weight_files import weight_file
 from scene4d.networks.weight_index import refuse_foreign_files
 
 P = TypeVar("P", bound="Pretrained")
@@ -40,7 +41,8 @@ def load_weights(
 
     Args:
         module: Takes the weights, converted to its own precision.
-        paths: One or several files; each may hold a part, together they must cover the module.
+        paths: One or several files, folders or hub ids, see `weight_file`; each may hold a part, together they must
+            cover the module. Of a parameter that is split over ranks a rank reads its own rows alone.
         unused: Prefixes of weights that are dropped if the module has no such part.
         optional: Prefixes of parameters that may keep their initial values.
 
@@ -53,20 +55,25 @@ def load_weights(
     """
     paths = [str(paths)] if isinstance(paths, (str, Path)) else list(paths)
     _refuse_meta_module(module, paths)
-    merged: dict[str, Tensor] = {}
-    for path in paths:
-        weights = read_weights(path)
-        refuse_non_finite(weights, f"weights file {path!r} is spoilt")
-        merged |= weights
     own = module.state_dict()
     dropped = tuple(prefix for prefix in unused if not any(key.startswith(prefix) for key in own))
-    given = {key: value for key, value in merged.items() if not key.startswith(dropped)}
+    given: dict[str, Tensor] = {}
+    for path in paths:
+        whole = {key: x for key, x in read_weights(path).items() if not key.startswith(dropped)}
+        weights = {key: _own_rows(x, own.get(key)) for key, x in whole.items()}
+        refuse_non_finite(weights, f"weights file {path!r} is spoilt")
+        given |= weights
     kept = [key for key in own if key not in given and key.startswith(tuple(optional))]
     refuse_missing_base([key for key in own if key not in given and key not in kept], paths)
     _explain_mismatch({k: v for k, v in own.items() if k not in kept}, given, " + ".join(paths))
-    split = {key: scatter(x, own[key]) for key, x in given.items() if isinstance(own[key], DTensor)}
-    module.load_state_dict(given | split, strict=False)
+    module.load_state_dict(given, strict=False)
     return kept
+
+
+def _own_rows(whole: Tensor, like: Tensor | None) -> Tensor:
+    """A tensor of a file, split as the module's is: what other ranks keep is never read from the disk."""
+    split = isinstance(like, DTensor) and like.shape == whole.shape
+    return scatter(whole, like) if split else whole
 
 
 def _refuse_meta_module(module: Module, paths: Sequence[str]) -> None:
@@ -119,14 +126,15 @@ def refuse_non_finite(weights: Mapping[str, Tensor], what: str) -> None:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads a `.safetensors` or PyTorch file without unpickling anything but tensors.
 
+    Their values stay on the disk until they are used, but for files in 8 bits and checkpoints of many ranks.
+
     Of a checkpoint of a training, a file or the folder of many ranks, it takes the weights of `network`, averaged where
     the checkpoint has averages.
 
     Raises:
         ValueError: The file is missing, unreadable, or holds no tensors; says what belongs there.
     """
-    refuse_missing([str(path)])
-    path = Path(path)
+    path = weight_file(path)
     try:
         if path.suffix == ".safetensors":
             return from_eight_bits(load_file(path))
@@ -145,18 +153,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def refuse_missing(paths: Sequence[str]) -> None:
-    """Checks that weight files are there.
+    """Finds weight files, which downloads those that are named by a hub id.
 
     Raises:
         ValueError: One is missing; says what belongs there.
     """
     for path in paths:
-        if not is_there(Path(path)):
-            where = "" if Path(path).is_absolute() else f" in the working directory {str(Path.cwd())!r}"
-            raise ValueError(
-                f"weights file {str(path)!r} does not exist{where}; put a .safetensors or .pt file there, or change "
-                "the path (VGGT-1B is model.safetensors of huggingface.co/facebook/VGGT-1B)"
-            )
+        weight_file(path)
 
 
 def checkpoint_averages(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -47,11 +48,14 @@ def read_content(path: Path, values: bool = True) -> Any:
 
     Args:
         path: The file or folder.
-        values: Whether tensors are read; otherwise those of a file stay on the disk, and split ones have none.
+        values: Whether tensors have values; otherwise those of a checkpoint of many ranks have shapes alone.
     """
     if path.is_dir():
         return read_folder(path, tensors=values)
-    return torch.load(path, map_location="cpu", mmap=not values, weights_only=True)
+    mapped = is_zipfile(
+        path
+    )  # values stay on the disk until they are used; files of old versions cannot do that
+    return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
 
 
 def recorded_bases(paths: Sequence[str]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from scene4d.geometry.accepted_sizes import Fit, fit_to_network, whole_images
 from scene4d.geometry.bundle_adjustment import Correspondences
 from scene4d.geometry.cameras import scale_cameras
 from scene4d.networks.contracts import SizedNetwork
-from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps
+from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps, placing_cameras
 from scene4d.networks.vggt.match_refinement import cameras_from_matches, depths_from_matches, match_timesteps
 from scene4d.pipelines.known_cameras import check_known, in_world_of
 from scene4d.pipelines.trained_on import TrainedOn
@@ -110,7 +110,9 @@ class Reconstructor:
         given = self.known_cameras(prediction, cameras, intrinsics, matches)
         result = self.assemble(prediction, images, given, matches)
         # blur first: it is that of the view that a Gaussian's pixel belongs to, known by its place in the set
-        result = fit.back(replace(result, gaussians=self.pruning(with_blur(result.gaussians, result.cameras))))
+        result = fit.back(
+            replace(result, gaussians=self.pruning(with_blur(result.gaussians, result.cameras)))
+        )
         if isinstance(scene, SceneBatch):
             result.frame_times, result.keys = scene.frame_times, list(scene.keys)
         return result
@@ -233,7 +235,7 @@ class Reconstructor:
                 prediction.gaussians,
                 images,
                 located.depths,
-                located.cameras,
+                placing_cameras(prediction, located.cameras),
                 self.pixel_scale,
                 self.opacity_shift,
             )

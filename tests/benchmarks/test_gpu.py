@@ -15,7 +15,7 @@ from benchmarks.gpu import step as step_part
 from benchmarks.gpu.attention import attention
 from benchmarks.gpu.overhead import overhead
 from benchmarks.gpu.part import Part
-from benchmarks.gpu.reconstruction import _fit, reconstruction
+from benchmarks.gpu.reconstruction import reconstruction
 from benchmarks.gpu.rendering import rendering
 from benchmarks.gpu.report import UNFINISHED, Report
 from benchmarks.gpu.sampling import sampling
@@ -187,13 +187,6 @@ def test_reconstruction(tmp_path):
     part = part_of(tmp_path, "reconstruction")
     reconstruction(part)
     assert [row for row in part.table.rows.values() if "error" in row] == []
-
-
-def test_the_growth_per_frame_is_the_slope():
-    rows = [{"frames": n, "peak GB": 3.0 + 0.04 * n, "seconds": 0.1 * n} for n in (2, 8, 64)]
-    assert _fit(rows) == {
-        "GB": pytest.approx(3), "GB per frame": pytest.approx(0.04), "s per frame": pytest.approx(0.1),
-    }  # fmt: skip
 
 
 def test_a_training_step_of_the_reconstruction(tmp_path):

@@ -10,12 +10,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scene4d.networks.vggt.layers import Block, joined, zero_branches
+from scene4d.networks.deferred import given_by_files
+from scene4d.networks.vggt.layers import Block, zero_branches
 from scene4d.networks.vggt.rope import Rotation, patch_rotation, time_rotation
 from scene4d.networks.vggt.view_matcher import MatchedTokens, ViewMatcher
 from scene4d.networks.vggt.vision_transformer import VisionTransformer
 
-AT_ONCE = 2**16  # tokens that a block sees at once where no gradient is wanted: enough to fill a GPU
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -90,11 +90,12 @@ class Aggregator(nn.Module):
             raise ValueError(f"layers {list(layers)} exceed the aggregator's depth {depth}")
         self.patch_size, self.kept, self.rope_base = patch_size, tuple(layers), rope_base
         self.head_dim, self.temporal_rope = dim // heads, temporal_rope
-        self.patch_embed = VisionTransformer(
-            image_size, patch_size, dim, embedder_depth, heads, layer_scale=embedder_layer_scale
-        )
-        self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 0.02)
-        self.register_token = nn.Parameter(torch.randn(1, 2, registers, dim) * 0.02)
+        with given_by_files():  # all that VGGT has
+            self.patch_embed = VisionTransformer(
+                image_size, patch_size, dim, embedder_depth, heads, layer_scale=embedder_layer_scale
+            )
+            self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 0.02)
+            self.register_token = nn.Parameter(torch.randn(1, 2, registers, dim) * 0.02)
 
         def blocks(scale: float, mlp_ratio: float = 4.0) -> list[Block]:
             return [Block(dim, heads, mlp_ratio, qk_norm=True, layer_scale=scale) for _ in range(depth)]
@@ -102,7 +103,8 @@ class Aggregator(nn.Module):
         def over_time() -> nn.ModuleList:
             return nn.ModuleList(map(zero_branches, blocks(1.0, temporal_mlp_ratio)))
 
-        self.frame_blocks, self.global_blocks = (nn.ModuleList(blocks(layer_scale)) for _ in range(2))
+        with given_by_files():
+            self.frame_blocks, self.global_blocks = (nn.ModuleList(blocks(layer_scale)) for _ in range(2))
         self.temporal_blocks = over_time() if temporal else None
         self.temporal_frame_blocks = over_time() if temporal_after_frame else None
         self.matcher = matcher
@@ -121,12 +123,15 @@ class Aggregator(nn.Module):
             raise ValueError(f"images of {h}x{w} cannot be cut into patches of {self.patch_size} pixels")
         rows, columns = h // self.patch_size, w // self.patch_size
         frames = rearrange(images, "b v t c h w -> (b t) v c h w")
-        patches = self._embed(frames)
         matched = None if self.matcher is None else self.matcher(frames, rows, columns)
-        x = self._tokens(patches, matched)
-        special = x.shape[2] - rows * columns
-        rotation = patch_rotation(rows, columns, special, self.head_dim, self.rope_base, x.device)
-        layers, camera = self._attend(rearrange(x, "(b t) v l d -> b t v l d", b=b), rotation, special)
+        special = 1 + self.register_token.shape[2]
+        rotation = patch_rotation(rows, columns, special, self.head_dim, self.rope_base, images.device)
+        # no name for the tokens here: it would keep them until the end
+        layers, camera = self._attend(
+            rearrange(self._tokens(self._embed(frames), matched), "(b t) v l d -> b t v l d", b=b),
+            rotation,
+            special,
+        )
         return AggregatedTokens(layers, camera, rows, columns, matched)
 
     def _embed(self, frames: Float[Tensor, "n v 3 h w"]) -> Float[Tensor, "n v l d"]:
@@ -153,29 +158,19 @@ class Aggregator(nn.Module):
         time = time_rotation(t, self.head_dim, self.rope_base, x.device) if self.temporal_rope else None
         layers = {}
         for k, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks)):
-            x = run(frame_block, rearrange(x, "b t v l d -> (b t v) l d"), rotation)
+            x = frame_block(rearrange(x, "b t v l d -> (b t v) l d"), rotation)
             x = rearrange(x, "(b t v) l d -> b t v l d", b=b, t=t)
             if self.temporal_frame_blocks is not None:
                 x = attend_over_time(self.temporal_frame_blocks[k], x, time)
-            after_frame = x
-            x = run(global_block, rearrange(x, "b t v l d -> (b t) (v l) d"), everywhere)
+            after_frame = x if k in self.kept or k == len(self.frame_blocks) - 1 else None
+            x = global_block(rearrange(x, "b t v l d -> (b t) (v l) d"), everywhere)
             x = rearrange(x, "(b t) (v l) d -> b t v l d", b=b, v=v)
             if self.temporal_blocks is not None:
                 x = attend_over_time(self.temporal_blocks[k], x, time)
-            if k in self.kept:
+            if after_frame is not None and k in self.kept:
                 layers[k] = torch.cat([after_frame[..., special:, :], x[..., special:, :]], -1)
+        assert after_frame is not None
         return layers, torch.cat([after_frame[..., 0, :], x[..., 0, :]], -1)
-
-
-def run(
-    block: nn.Module, sequences: Float[Tensor, "n l d"], rotation: Rotation | None
-) -> Float[Tensor, "n l d"]:
-    """Runs a block. Without gradients it sees some sequences at a time, so that memory grows by its result alone."""
-    count = max(AT_ONCE // sequences.shape[1], 1)
-    if torch.is_grad_enabled() or len(sequences) <= count:
-        return block(sequences, rotation)
-    begins = range(0, len(sequences), count)
-    return joined((block(sequences[k : k + count], rotation) for k in begins), len(sequences))
 
 
 def attend_over_time(
@@ -184,4 +179,4 @@ def attend_over_time(
     """Lets every token see the tokens at its own view and position in all timesteps."""
     b, _, v, _, _ = x.shape
     sequences = rearrange(x, "b t v l d -> (b v l) t d")
-    return rearrange(run(block, sequences, rotation), "(b v l) t d -> b t v l d", b=b, v=v)
+    return rearrange(block(sequences, rotation), "(b v l) t d -> b t v l d", b=b, v=v)

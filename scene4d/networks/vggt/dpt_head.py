@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from scene4d.networks.vggt.aggregator import AggregatedTokens
 from scene4d.networks.vggt.layers import joined
 
+PIXELS = 2**18  # of the frames that are decoded at once: one of 518 x 518, five of 224 x 224
+
 
 class ResidualUnit(nn.Module):
     """Two convolutions around a skip that carries relu(x), not x.
@@ -78,7 +80,7 @@ class DPTHead(nn.Module):
         patch_size: Side of a patch, pixels.
         image_skip: Channels of a direct path from the image into the last convolution; 0 as in VGGT.
         position_weight: Weight of the sin-cos position embedding.
-        chunk: Frames decoded at once; 0 means all.
+        chunk: Frames that `decode` gives it at once, fewer if they are large; 0 means all.
         output_scale: Standard deviation of the initial output weights; 0 keeps PyTorch's.
     """
 
@@ -118,27 +120,15 @@ class DPTHead(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(
-        self, tokens: AggregatedTokens, images: Float[Tensor, "b v t 3 h w"]
-    ) -> Float[Tensor, "b v t c h w"]:
-        """Decodes every frame by itself, in chunks, in float32 whatever the trainer's precision."""
-        b, v, t = images.shape[:3]
-        # in the order of the tokens, of which only a chunk is copied and becomes float32
-        frames = rearrange(images, "b v t c h w -> b t v c h w")
-        count, step, shape = b * v * t, self.chunk or b * v * t, (tokens.rows, tokens.columns)
-        with torch.autocast(images.device.type, enabled=False):
-            decoded = (
-                self._decode(
-                    [tokens.layers[layer].flatten(0, 2)[k : k + step].float() for layer in self.layers],
-                    _some(frames, k, min(k + step, count)),
-                    shape,
-                )
-                for k in range(0, count, step)
-            )
-            return rearrange(joined(decoded, count), "(b t v) c h w -> b v t c h w", b=b, t=t)
-
-    def _decode(
         self, levels: list[Float[Tensor, "n l e"]], images: Float[Tensor, "n 3 h w"], shape: tuple[int, int]
     ) -> Float[Tensor, "n c h w"]:
+        """Decodes frames, each by itself.
+
+        Args:
+            levels: Tokens of the four layers.
+            images: The frames, in [0, 1].
+            shape: Patches along y and x.
+        """
         height, width = images.shape[-2:]
         aspect = width / height
         maps = []
@@ -170,6 +160,24 @@ class DPTHead(nn.Module):
         return x + self.position_weight * table
 
 
+def decode(
+    head: DPTHead, tokens: AggregatedTokens, images: Float[Tensor, "b v t 3 h w"]
+) -> Float[Tensor, "b v t c h w"]:
+    """Decodes all frames of a grid, some at a time, in float32 whatever the trainer's precision."""
+    b, v, t, _, h, w = images.shape
+    # in the order of the tokens, of which only a chunk is copied and becomes float32
+    frames = rearrange(images, "b v t c h w -> b t v c h w")
+    count, shape = b * v * t, (tokens.rows, tokens.columns)
+    step = min(head.chunk, max(PIXELS // (h * w), 1)) if head.chunk else count
+    layers = [tokens.layers[layer].flatten(0, 2) for layer in head.layers]
+    with torch.autocast(images.device.type, enabled=False):
+        decoded = (
+            head([x[k : k + step].float() for x in layers], _some(frames, k, min(k + step, count)), shape)
+            for k in range(0, count, step)
+        )
+        return rearrange(joined(decoded, count), "(b t v) c h w -> b v t c h w", b=b, t=t)
+
+
 def _some(frames: Float[Tensor, "b t v c h w"], begin: int, end: int) -> Float[Tensor, "n c h w"]:
     """Frames by their numbers; nothing else is copied."""
     t, v = frames.shape[1:3]
@@ -197,6 +205,6 @@ def position_embedding(
     quarter = channels // 4
     frequencies = base ** -(torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
     x, y = (axis.double()[:, None] * frequencies for axis in axes)
-    along_x = torch.cat([x.sin(), x.cos()], -1).T[:, None, :].expand(-1, height, -1)
-    along_y = torch.cat([y.sin(), y.cos()], -1).T[:, :, None].expand(-1, -1, width)
-    return torch.cat([along_x, along_y]).float()
+    along_x = torch.cat([x.sin(), x.cos()], -1).float().T[:, None, :].expand(-1, height, -1)
+    along_y = torch.cat([y.sin(), y.cos()], -1).float().T[:, :, None].expand(-1, -1, width)
+    return torch.cat([along_x, along_y])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scene4d.geometry.cameras import pixel_rays, transform
 from scene4d.geometry.rotations import matrix_to_quaternion, quaternion_multiply
-from scene4d.types import Cameras, Gaussians
+from scene4d.types import Cameras, Gaussians, Prediction
 
 CHANNEL_SIZES = (3, 1, 3, 4, 3)  # position refinement, opacity, scales, rotation, colour offsets
 GAUSSIAN_CHANNELS = sum(CHANNEL_SIZES)
@@ -34,7 +34,7 @@ def gaussians_from_maps(
         raw: Output of the Gaussian head, 14 channels: see `CHANNEL_SIZES`.
         images: Input frames in [0, 1]; the colours that the offsets refine.
         depths: Planar z of every pixel, positive.
-        cameras: One per view, `b v`, shared by all timesteps.
+        cameras: One per view, `b v`, shared by all timesteps, or `b v t`.
         pixel_scale: Standard deviation, in pixels, at a raw scale of 0.
         opacity_shift: Logit of the opacity at a raw opacity of 0.
         offset_shift: Splatt3r's: larger means finer position refinements.
@@ -44,7 +44,7 @@ def gaussians_from_maps(
     """
     maps = rearrange(raw.float(), "b v t c h w -> b v t h w c")
     offset, opacity, scale, rotation, color = maps.split(CHANNEL_SIZES, -1)
-    shared = cameras[:, :, None]
+    shared = cameras[:, :, None] if cameras.c2w.ndim == 4 else cameras
     rays = pixel_rays(shared.intrinsics, *depths.shape[-2:])
     means = transform(shared.c2w, depths[..., None] * rays + smooth_offset(offset, offset_shift))
     footprint = (depths / shared.intrinsics[..., 0, 0, None, None])[..., None]
@@ -63,6 +63,23 @@ def gaussians_from_maps(
         opacities=flat((opacity + opacity_shift).sigmoid()).squeeze(-1),
         colors=flat(rearrange(images, "b v t c h w -> b v t h w c") + color),
     )
+
+
+def placing_cameras(prediction: Prediction, cameras: Cameras) -> Cameras:
+    """The cameras that place the Gaussians of a prediction, as `gaussians_from_maps` takes them.
+
+    Without camera token replacement every timestep has a predicted camera of its own, unless cameras are given.
+
+    Args:
+        prediction: The network's.
+        cameras: Those of the scene, `b v`: predicted or given ones.
+    """
+    own = prediction.timestep_cameras
+    if own is None or not torch.equal(cameras.c2w, prediction.cameras.c2w):
+        return cameras
+    predicted = torch.equal(cameras.intrinsics, prediction.cameras.intrinsics)
+    intrinsics = own.intrinsics if predicted else cameras.intrinsics[:, :, None].expand_as(own.intrinsics)
+    return Cameras(own.c2w, intrinsics)
 
 
 def smooth_offset(raw: Float[Tensor, "*batch 3"], shift: float) -> Float[Tensor, "*batch 3"]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from scene4d.geometry.cameras import relative_to_first
 from scene4d.geometry.pose_encoding import decode_pose
-from scene4d.networks.vggt.aggregator import Aggregator
+from scene4d.networks.deferred import given_by_files
+from scene4d.networks.vggt.aggregator import AggregatedTokens, Aggregator
 from scene4d.networks.vggt.camera_head import CameraHead, start_at_identity
-from scene4d.networks.vggt.dpt_head import DPTHead
+from scene4d.networks.vggt.dpt_head import DPTHead, decode
 from scene4d.networks.vggt.gaussian_activation import GAUSSIAN_CHANNELS
 from scene4d.networks.vggt.layers import Block
 from scene4d.networks.vggt.view_matcher import ViewMatcher
@@ -23,8 +24,8 @@ from scene4d.types import Cameras, Prediction
 class ReconstructionNetwork(nn.Module):
     """VGGT for a view x time grid; the defaults are VGGT-1B, whose released weights load strictly.
 
-    Cameras come from the tokens of the first timestep alone. This equals replacing the camera tokens of
-    every timestep by those of the first ("camera token replacement", sec. 3.2), at 1/T of the cost.
+    Cameras come from the tokens of the first timestep alone, unless a config says otherwise. This equals replacing the
+    camera tokens of every timestep by those of the first ("camera token replacement", sec. 3.2), at 1/T of the cost.
 
     Args:
         image_size: Side of the images the position table was made for, pixels.
@@ -46,13 +47,15 @@ class ReconstructionNetwork(nn.Module):
         head_features: Channels of the dense heads' decoder, a multiple of 8.
         head_hidden: Channels before the dense heads' output.
         image_skip: Channels of a direct path from the image into the dense heads; 0 as in VGGT.
-        head_chunk: Frames that the dense heads decode at once; 0 means all.
+        head_chunk: Frames that the dense heads decode at once, fewer if these have over 2**18 pixels; 0 means all.
         point_head: Whether point maps are predicted.
         gaussian_head: Whether the 14 Gaussian parameters of every pixel are predicted.
         temporal: Whether temporal attention follows each pair of frame and global attention.
         temporal_after_frame: Whether temporal attention follows each frame block, too.
         temporal_rope: Whether temporal attention knows the order of time; the paper does not say.
         temporal_mlp_ratio: Hidden width of the temporal blocks' MLPs over `dim`; 0 means attention alone.
+        camera_token_replacement: Whether a view has one camera, that of the first timestep. Otherwise every timestep
+            has its own, which places its Gaussians; the scene is seen from those of the first. Table 6's ablation.
         match_views: Whether neighbouring views are matched explicitly, for small networks; not part of VGGT.
         match_width: Channels of the matcher's encoder.
     """
@@ -93,20 +96,22 @@ class ReconstructionNetwork(nn.Module):
         temporal_after_frame: bool = False,
         temporal_rope: bool = False,
         temporal_mlp_ratio: float = 4.0,
+        camera_token_replacement: bool = True,
         match_views: bool = False,
         match_width: int = 96,
     ) -> None:
         super().__init__()
-        self.has_weights = False
+        self.has_weights, self.camera_token_replacement = False, camera_token_replacement
         self.image_size, self.patch_size = image_size, patch_size
         self.aggregator = Aggregator(
             image_size, patch_size, dim, depth, heads, embedder_depth, registers, layer_scale,
             embedder_layer_scale, rope_base, temporal, temporal_after_frame, temporal_rope, temporal_mlp_ratio,
             ViewMatcher(dim, patch_size, match_width) if match_views else None, layers,
         )  # fmt: skip
-        self.camera_head = CameraHead(
-            2 * dim, camera_depth, camera_heads, camera_iterations, camera_mlp_ratio, layer_scale
-        )
+        with given_by_files():
+            self.camera_head = CameraHead(
+                2 * dim, camera_depth, camera_heads, camera_iterations, camera_mlp_ratio, layer_scale
+            )
         if match_views:  # the head refines the matcher's guess instead of starting from nothing
             start_at_identity(self.camera_head.pose_branch.fc2, 0.0)
             self.camera_head.empty_pose_tokens.requires_grad_(False)  # what the head starts from otherwise
@@ -117,8 +122,9 @@ class ReconstructionNetwork(nn.Module):
                 chunk=head_chunk, output_scale=output_scale,
             )  # fmt: skip
 
-        self.depth_head = dense(2, output_scale=0.01)
-        self.point_head = dense(4) if point_head else None
+        with given_by_files():
+            self.depth_head = dense(2, output_scale=0.01)
+            self.point_head = dense(4) if point_head else None
         self.gaussian_head = dense(GAUSSIAN_CHANNELS, output_scale=0.003) if gaussian_head else None
 
     @property
@@ -126,27 +132,51 @@ class ReconstructionNetwork(nn.Module):
         """All transformer blocks: of the patch embedder, of the aggregator, and of the camera head."""
         return [module for module in self.modules() if isinstance(module, Block)]
 
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The dense heads, which see some frames at a time; the backward pass may compute them again, too."""
+        return [module for module in self.modules() if isinstance(module, DPTHead)]
+
     def forward(self, images: Float[Tensor, "b v t 3 h w"]) -> Prediction:
         """Images in [0, 1] to cameras, depth and raw Gaussian parameters."""
-        height, width = images.shape[-2:]
         tokens = self.aggregator(images)
         matched, timesteps = tokens.matched, images.shape[2]
-        start = None if matched is None else matched.poses[::timesteps]  # of the first timestep
-        poses = self.camera_head(tokens.camera[:, 0], start)
-        with torch.autocast(images.device.type, enabled=False):
-            cameras = decode_pose(poses[-1], height, width)
-            cameras = Cameras(relative_to_first(cameras.c2w), cameras.intrinsics)
-        depth, confidence = self.depth_head(tokens, images).unbind(3)
+        poses, cameras = self._cameras(tokens, timesteps, images.shape[-2:])
+        depths, confidence = self._depths(tokens, images)
         points = None
         if self.point_head is not None:
-            raw = self.point_head(tokens, images)[:, :, :, :3]
+            raw = decode(self.point_head, tokens, images)[:, :, :, :3]
             points = rearrange(raw.sign() * raw.abs().expm1(), "b v t c h w -> b v t h w c")
         return Prediction(
-            cameras=cameras,
+            cameras=cameras[:, :, 0],
             poses=poses,
-            depths=depth.clamp(max=20).exp(),
-            depth_confidence=1 + confidence.clamp(max=20).exp(),
+            depths=depths,
+            depth_confidence=confidence,
             points=points,
-            gaussians=None if self.gaussian_head is None else self.gaussian_head(tokens, images),
+            gaussians=None if self.gaussian_head is None else decode(self.gaussian_head, tokens, images),
             match_features=None if matched is None else matched.features.unflatten(0, (-1, timesteps)),
+            timestep_cameras=None if self.camera_token_replacement else cameras,
         )
+
+    def _cameras(
+        self, tokens: AggregatedTokens, timesteps: int, size: tuple[int, int]
+    ) -> tuple[list[Float[Tensor, "b v 9"]], Cameras]:
+        """Poses of the first timestep after every iteration; the last cameras `b v t` of that or of all timesteps."""
+        wanted = 1 if self.camera_token_replacement else timesteps
+        start = None if tokens.matched is None else tokens.matched.poses.unflatten(0, (-1, timesteps))
+        guess = None if start is None else start[:, :wanted].flatten(0, 1)
+        poses = [
+            x.unflatten(0, (-1, wanted))
+            for x in self.camera_head(tokens.camera[:, :wanted].flatten(0, 1), guess)
+        ]
+        with torch.autocast(tokens.camera.device.type, enabled=False):
+            cameras = decode_pose(poses[-1], *size)
+            cameras = Cameras(relative_to_first(cameras.c2w), cameras.intrinsics)
+        return [x[:, 0] for x in poses], cameras.apply(lambda x: x.transpose(1, 2))
+
+    def _depths(
+        self, tokens: AggregatedTokens, images: Float[Tensor, "b v t 3 h w"]
+    ) -> tuple[Float[Tensor, "b v t h w"], Float[Tensor, "b v t h w"]]:
+        """Depths and their confidence."""
+        depth, confidence = decode(self.depth_head, tokens, images).unbind(3)
+        return depth.clamp(max=20).exp(), 1 + confidence.clamp(max=20).exp()

@@ -12,8 +12,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from scene4d.distributed.fsdp import shard_blocks
 from scene4d.distributed.sharding import gather
 from scene4d.networks import WanGridTransformer
-from scene4d.networks.deferred import deferred_weights, fill
+from scene4d.networks.deferred import allocate, deferred_weights, fill
+from scene4d.networks.pretrained import load_initial_weights
 from scene4d.networks.trainable import trainable_parameters
+from scene4d.networks.vggt import ReconstructionNetwork
 from scene4d.networks.wan import LoRA, Sequential
 
 
@@ -62,6 +64,53 @@ def test_a_network_that_is_filled_after_it_was_split_is_the_one_that_was_loaded_
         assert torch.equal(ours, theirs), name
     inputs = torch.ones(1, 2, 2, 4, 4, 4), torch.tensor([0.5])
     torch.testing.assert_close(network(*inputs), loaded(*inputs))
+
+
+VGGT = {
+    "image_size": 28, "dim": 16, "depth": 4, "heads": 2, "embedder_depth": 1, "registers": 1, "camera_depth": 1,
+    "camera_heads": 2, "camera_iterations": 1, "layers": (0, 1, 2, 3), "head_channels": (8, 8, 8, 8),
+    "head_features": 8, "head_hidden": 4, "point_head": False,
+}  # fmt: skip
+NEW = ("aggregator.temporal", "gaussian_head.")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_that_files_will_give_are_read_by_rows_after_splitting(mesh, tmp_path, suffix):
+    torch.manual_seed(0)
+    given = {k: torch.randn_like(x) for k, x in ReconstructionNetwork(**VGGT).state_dict().items()}
+    given = {k: x for k, x in given.items() if not k.startswith(NEW)} | {"track_head.x": torch.ones(2)}
+    file = tmp_path / f"base.{suffix}"
+    save_file(given, file) if suffix == "safetensors" else torch.save(given, file)
+    networks = []
+    for later in (False, True):
+        torch.manual_seed(0)
+        with deferred_weights(initial=later):
+            networks.append(ReconstructionNetwork(**VGGT))
+    loaded, network = networks
+    assert {k for k, p in network.named_parameters() if p.is_meta} == given.keys() - {"track_head.x"}
+    assert not any(x.is_meta for x in network.buffers())
+    for made in networks:
+        trainable_parameters(made, ["^gaussian_head", "temporal_blocks"])
+    shard_blocks(network, mesh)
+    allocate(network, torch.device("cpu"))
+    kept = [load_initial_weights(made, [str(file)]) for made in networks]
+    assert kept[0] == kept[1] and all(k.startswith(NEW) for k in kept[0])
+    trains = [{k for k, p in made.named_parameters() if p.requires_grad} for made in networks]
+    assert trains[0] == trains[1] and all(k.startswith(NEW) for k in trains[1])
+    for name, value in network.state_dict().items():
+        assert name in kept[0] or torch.equal(gather(value), given[name]), name
+    images = torch.rand(1, 2, 2, 3, 28, 28)
+    with torch.no_grad():
+        assert network(images).depths.isfinite().all()
+        for name, p in loaded.named_parameters():  # random starts of the two differ
+            p.copy_(gather(network.state_dict()[name]))
+        torch.testing.assert_close(network(images).gaussians, loaded(images).gaussians)
+
+
+def test_without_weight_files_nothing_is_left_for_later(mesh):
+    for options in ({}, {"wanted": False, "initial": True}):
+        with deferred_weights(**options):
+            assert not any(p.is_meta for p in ReconstructionNetwork(**VGGT).parameters())
 
 
 def test_outside_of_the_context_weights_are_loaded(folder):

@@ -1,5 +1,6 @@
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,16 +68,29 @@ def test_prediction_shapes_ranges_and_world():
     assert (prediction.poses[-1][..., 7:] >= 0).all() and len(prediction.poses) == 2
 
 
+PLACES = [
+    {"temporal": True},
+    {"temporal": False, "temporal_after_frame": True},
+    {"temporal": True, "temporal_after_frame": True, "temporal_mlp_ratio": 0.0},
+    {"temporal": True, "temporal_after_frame": True, "temporal_rope": True},
+]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("placed", ["temporal", "temporal_after_frame"])
-def test_temporal_attention_starts_as_the_exact_identity(placed):
+@pytest.mark.parametrize("layers", PLACES)
+@pytest.mark.parametrize("half", [False, True])
+def test_temporal_attention_starts_as_the_exact_identity(layers, half):
     images = make_images()
-    without = make_network(temporal=False)
-    with_layers = make_network(temporal=False, **{placed: True}) if placed != "temporal" else make_network()
+    without, with_layers = make_network(temporal=False), make_network(**layers)
     missing = with_layers.load_state_dict(without.state_dict(), strict=False).missing_keys
-    assert missing and all("temporal" in name for name in missing)
-    a, b = without(images), with_layers(images)
+    placed = {name.split(".")[1] for name in missing}
+    wanted = {"temporal": "temporal_blocks", "temporal_after_frame": "temporal_frame_blocks"}
+    assert placed == {wanted[key] for key, value in layers.items() if key in wanted and value}
+    assert any("mlp" in name for name in missing) == (layers.get("temporal_mlp_ratio", 4.0) > 0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        a, b = without(images), with_layers(images)
     assert torch.equal(a.depths, b.depths) and torch.equal(a.poses[-1], b.poses[-1])
+    assert torch.equal(a.gaussians, b.gaussians)
 
 
 def test_temporal_attention_learns_from_the_first_step():
@@ -134,6 +148,27 @@ def test_cameras_are_those_of_the_first_timestep():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("matcher", [False, True])
+def test_without_camera_token_replacement_every_timestep_has_its_cameras(matcher):
+    changes = {"match_views": matcher, "match_width": 16}
+    network, images = wake(make_network(**changes)), make_images(b=2, t=3)
+    apart = wake(make_network(camera_token_replacement=False, **changes))
+    shared, found = network(images), apart(images)
+    assert shared.timestep_cameras is None
+    assert torch.allclose(found.cameras.c2w, shared.cameras.c2w, atol=1e-6)
+    assert torch.allclose(found.poses[-1], shared.poses[-1], atol=1e-6)
+    own = found.timestep_cameras.c2w
+    assert own.shape == (2, 3, 3, 4, 4) and torch.equal(own[:, :, 0], found.cameras.c2w)
+    assert torch.allclose(own[:, 0], torch.eye(4).expand(2, 3, 4, 4), atol=1e-6)  # each in its own world
+    assert (own[:, 1:, 1] - own[:, 1:, 0]).abs().max() > 1e-5
+    alone = wake(make_network(temporal=False, **changes))
+    still = wake(make_network(temporal=False, camera_token_replacement=False, **changes))(images)
+    for k in range(3):  # without temporal attention they are those of the timestep on its own
+        one = alone(images[:, :, k : k + 1]).cameras
+        assert torch.allclose(still.timestep_cameras[:, :, k].c2w, one.c2w, atol=1e-5)
+
+
+@torch.no_grad()
 def test_views_beside_the_first_are_interchangeable():
     network, images = make_network(), make_images(v=4, t=1)
     order = [0, 3, 1, 2]
@@ -161,6 +196,33 @@ def test_bf16_autocast_keeps_the_residual_stream_and_cameras_in_fp32():
     assert prediction.cameras.c2w.dtype == prediction.depths.dtype == torch.float32
     again = decode_pose(prediction.poses[-1], 32, 32)
     assert torch.allclose(again.intrinsics, prediction.cameras.intrinsics)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(14, 14), (14, 70), (56, 42), (42, 56)])
+def test_all_multiples_of_14_fit(shape):
+    network = make_network(image_size=56, patch_size=14)
+    prediction = network(torch.rand(1, 2, 1, 3, *shape))
+    assert prediction.depths.shape[-2:] == shape and prediction.depths.isfinite().all()
+    assert prediction.gaussians.shape[-2:] == shape
+
+
+@torch.no_grad()
+def test_camera_head_and_dense_heads_compute_in_fp32_under_bf16():
+    network, seen = make_network(), {}
+
+    def note(name, module, inputs, output):
+        seen[name] = output.dtype
+
+    for name, module in network.named_modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm)):
+            module.register_forward_hook(partial(note, name))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(make_images())
+    heads = ("camera_head.", "depth_head.", "point_head.", "gaussian_head.")
+    assert all(any(name.startswith(head) for name in seen) for head in heads)
+    assert {x for name, x in seen.items() if name.startswith(heads)} == {torch.float32}
+    assert seen["aggregator.frame_blocks.0.attn.qkv"] == torch.bfloat16
 
 
 def test_wrong_layer_counts_are_named():

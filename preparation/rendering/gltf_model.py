@@ -20,6 +20,7 @@ from preparation.rendering.gltf_materials import Material, read_material, srgb
 from preparation.rendering.gltf_pose import Channel, morph_weights, node_matrices, read_channels
 from preparation.rendering.mesh_renderer import vertex_normals
 from preparation.rendering.parts import Part
+from preparation.rendering.upright import z_up
 
 SUPPORTED = {
     "KHR_materials_unlit", "KHR_texture_transform", "KHR_mesh_quantization", "EXT_texture_webp",
@@ -150,10 +151,12 @@ class GltfModel:
         sets = [name[7:] for name in attributes if name.startswith("JOINTS_")]
         columns = np.concatenate([attributes[f"JOINTS_{name}"] for name in sets], 1)
         weights = np.concatenate([attributes[f"WEIGHTS_{name}"].astype(float) for name in sets], 1)
-        columns = np.where(weights > 0, columns, 0)
         if columns.max(initial=0) >= len(joints):
             raise ValueError(f"{self.file.path}: skin {skin} has {len(joints)} joints, asked for {columns.max()}")
-        weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
+        weights = np.nan_to_num(weights).clip(0)  # exporters write 0 / 0 where no joint holds a vertex
+        weights[weights.sum(1) <= 0, 0] = 1  # such a vertex follows its first
+        weights /= weights.sum(1, keepdims=True)
+        columns = np.where(weights > 0, columns, 0)
         rows = np.repeat(np.arange(len(columns)), columns.shape[1])
         shape = (len(columns), len(joints))
         return joints, inverse_bind, csr_array((weights.ravel(), (rows, columns.ravel())), shape)
@@ -223,11 +226,6 @@ def _cofactors(matrices: Float[ndarray, "t n 3 3"]) -> Float[ndarray, "t n 3 3"]
     """Returns what turns normals, whatever the scale: the inverse transposed, times the determinant."""
     a, b, c = matrices[..., 0, :], matrices[..., 1, :], matrices[..., 2, :]
     return np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], -2)
-
-
-def z_up(points: Float[ndarray, "*n 3"]) -> Float[ndarray, "*n 3"]:
-    """Turns y up into z up by a quarter turn about x, not by a mirror."""
-    return np.stack([points[..., 0], -points[..., 2], points[..., 1]], -1)
 
 
 def _faces(indices: ndarray, mode: int) -> Int32[ndarray, "m 3"]:

@@ -2,8 +2,8 @@
 
 It draws supersampled images with box-filtered edges and the depth that belongs to them. Cameras are
 OpenCV (x right, y down, z forward) with pixel centres at +0.5. Both sides of a triangle are drawn, so the
-winding of a mesh does not matter unless it asks for its front only. Triangles that cross the near plane are clipped as polygons, so that
-floors and walls may reach behind the camera.
+winding of a mesh does not matter unless it asks for its front only. Triangles that cross the near plane are
+clipped as polygons, so that floors and walls may reach behind the camera.
 """
 
 from __future__ import annotations

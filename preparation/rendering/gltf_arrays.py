@@ -13,7 +13,14 @@ from numpy import ndarray
 
 from preparation.rendering.gltf_file import GltfFile
 
-COMPONENTS = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
+COMPONENTS = {
+    5120: np.int8,
+    5121: np.uint8,
+    5122: np.int16,
+    5123: np.uint16,
+    5125: np.uint32,
+    5126: np.float32,
+}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 
 
@@ -57,14 +64,18 @@ class GltfArrays:
         dtype, width = np.dtype(COMPONENTS[component]).newbyteorder("<"), WIDTHS[kind]
         if "bufferView" not in place:
             return np.zeros((count, width), dtype)
-        stride = self.file.document["bufferViews"][place["bufferView"]].get("byteStride", dtype.itemsize * width)
+        stride = self.file.document["bufferViews"][place["bufferView"]].get(
+            "byteStride", dtype.itemsize * width
+        )
         data = self.view(place["bufferView"])
         steps = (stride, dtype.itemsize)
         return np.ndarray((count, width), dtype, data, place.get("byteOffset", 0), steps).copy()
 
     def _replaced(self, values: Shaped[ndarray, "n width"], accessor: dict) -> Shaped[ndarray, "n width"]:
         sparse = accessor["sparse"]
-        indices = self._stored(sparse["indices"], sparse["count"], sparse["indices"]["componentType"], "SCALAR")
+        indices = self._stored(
+            sparse["indices"], sparse["count"], sparse["indices"]["componentType"], "SCALAR"
+        )
         kinds = (accessor["componentType"], accessor["type"])
         values[indices[:, 0]] = self._stored(sparse["values"], sparse["count"], *kinds)
         return values

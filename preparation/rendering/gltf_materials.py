@@ -98,7 +98,9 @@ def _texture(
     """Returns the picture of a texture and how it goes on beyond its borders along u and v."""
     document = arrays.file.document
     texture = document["textures"][number]
-    source = texture.get("extensions", {}).get("EXT_texture_webp", texture).get("source", texture.get("source"))
+    source = (
+        texture.get("extensions", {}).get("EXT_texture_webp", texture).get("source", texture.get("source"))
+    )
     if source is None:
         kinds = ", ".join(texture.get("extensions", {})) or "no picture"
         raise ValueError(f"{arrays.file.path}: texture {number} has {kinds}; expected PNG, JPEG or WebP")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32
@@ -47,6 +48,8 @@ class Primitive:
         uv: Texture coordinates.
         tint: sRGB colours and opacity of the vertices.
         material: Colours.
+        shown_from: Sides, see `Part`. A one-sided material hides the back of closed surfaces only: a fin or a leaf
+            would vanish from half of the cameras.
     """
 
     node: int
@@ -62,6 +65,7 @@ class Primitive:
     uv: Float32[ndarray, "n 2"] | None
     tint: Float32[ndarray, "n 4"] | None
     material: Material
+    shown_from: Literal["front", "both"]
 
 
 class GltfModel:
@@ -106,7 +110,10 @@ class GltfModel:
                 mesh = document["meshes"][node["mesh"]]
                 weights = node.get("weights", mesh.get("weights", []))
                 for primitive in mesh["primitives"]:
-                    if primitive.get("mode", TRIANGLES) in (TRIANGLES, STRIP, FAN) and primitive["attributes"]:
+                    if (
+                        primitive.get("mode", TRIANGLES) in (TRIANGLES, STRIP, FAN)
+                        and primitive["attributes"]
+                    ):
                         yield self._primitive(number, primitive, weights)
 
     def _primitive(self, number: int, primitive: dict, weights: list[float]) -> Primitive:
@@ -132,12 +139,15 @@ class GltfModel:
             [*weights, *[0.0] * (len(targets) - len(weights))], joints, inverse_bind, influence,
             None if uv is None else material.uv(uv.astype(float)).astype(np.float32),
             _tint(attributes.get("COLOR_0")), material,
+            "front" if not material.double_sided and _closed(attributes["POSITION"], faces) else "both",
         )  # fmt: skip
 
     def _indices(self, primitive: dict, count: int) -> ndarray:
         return self.arrays.array(primitive["indices"])[:, 0] if "indices" in primitive else np.arange(count)
 
-    def _skin(self, number: int, attributes: dict[str, ndarray]) -> tuple[list[int], ndarray, csr_array | None]:
+    def _skin(
+        self, number: int, attributes: dict[str, ndarray]
+    ) -> tuple[list[int], ndarray, csr_array | None]:
         """Returns joints, inverse bind matrices, and the weight of every joint on every vertex, of sum 1."""
         skin = self.file.document["nodes"][number].get("skin")
         if skin is None or "JOINTS_0" not in attributes:
@@ -151,12 +161,14 @@ class GltfModel:
         sets = [name[7:] for name in attributes if name.startswith("JOINTS_")]
         columns = np.concatenate([attributes[f"JOINTS_{name}"] for name in sets], 1)
         weights = np.concatenate([attributes[f"WEIGHTS_{name}"].astype(float) for name in sets], 1)
-        if columns.max(initial=0) >= len(joints):
-            raise ValueError(f"{self.file.path}: skin {skin} has {len(joints)} joints, asked for {columns.max()}")
         weights = np.nan_to_num(weights).clip(0)  # exporters write 0 / 0 where no joint holds a vertex
         weights[weights.sum(1) <= 0, 0] = 1  # such a vertex follows its first
-        weights /= weights.sum(1, keepdims=True)
         columns = np.where(weights > 0, columns, 0)
+        if columns.max(initial=0) >= len(joints):
+            raise ValueError(
+                f"{self.file.path}: skin {skin} has {len(joints)} joints, asked for {columns.max()}"
+            )
+        weights /= weights.sum(1, keepdims=True)
         rows = np.repeat(np.arange(len(columns)), columns.shape[1])
         shape = (len(columns), len(joints))
         return joints, inverse_bind, csr_array((weights.ravel(), (rows, columns.ravel())), shape)
@@ -191,7 +203,7 @@ def _posed(
         Part(
             vertices[k], vertex_normals(vertices[k], faces) if normals is None else normals[k], faces,
             primitive.uv, material.texture if primitive.uv is not None else None, material.color,
-            primitive.tint, material.lit, "both" if material.double_sided else "front",
+            primitive.tint, material.lit, primitive.shown_from,
             material.opacity, material.cutout,
         )
         for k in range(len(times))
@@ -238,6 +250,17 @@ def _faces(indices: ndarray, mode: int) -> Int32[ndarray, "m 3"]:
     faces = np.stack([indices[:-2], indices[1:-1], indices[2:]], 1)
     faces[1::2] = faces[1::2, [0, 2, 1]]
     return faces
+
+
+def _closed(vertices: Float[ndarray, "n 3"], faces: Int32[ndarray, "m 3"]) -> bool:
+    """Tells whether every edge belongs to two faces, where vertices at one place count as one."""
+    size = max(float(np.ptp(vertices, axis=0).max()), 1e-9)
+    _, place = np.unique(np.round(vertices / size * 1e5).astype(int), axis=0, return_inverse=True)
+    corners = place.reshape(-1)[faces]
+    edges = np.sort(np.stack([corners, np.roll(corners, 1, 1)], -1).reshape(-1, 2), 1)
+    edges = edges[edges[:, 0] < edges[:, 1]]
+    _, counts = np.unique(edges[:, 0] * len(vertices) + edges[:, 1], return_counts=True)
+    return bool((counts % 2 == 0).all())
 
 
 def _offsets(targets: list[dict[str, ndarray]], name: str, attributes: dict[str, ndarray]) -> ndarray:

@@ -75,7 +75,11 @@ def read_channels(arrays: GltfArrays, animation: int) -> list[Channel]:
         times = arrays.array(sampler["input"])[:, 0].astype(float)
         values = arrays.array(sampler["output"]).astype(float)
         tangents = 3 if mode == "CUBICSPLINE" else 1
-        if mode not in ("LINEAR", "STEP", "CUBICSPLINE") or not len(times) or values.size % (len(times) * tangents):
+        if (
+            mode not in ("LINEAR", "STEP", "CUBICSPLINE")
+            or not len(times)
+            or values.size % (len(times) * tangents)
+        ):
             kind = f"{mode}, {len(times)} keys, {values.size} numbers"
             raise ValueError(f"{arrays.file.path}: animation {animation} has a sampler of {kind}")
         shaped = values.reshape(len(times), tangents, -1)
@@ -94,7 +98,9 @@ def node_matrices(
         channels: What moves; everything else is at rest.
         times: Instants, seconds.
     """
-    moved = {(channel.node, channel.path): channel.at(times) for channel in channels if channel.path != "weights"}
+    moved = {
+        (channel.node, channel.path): channel.at(times) for channel in channels if channel.path != "weights"
+    }
     parents = {child: number for number in shown for child in nodes[number].get("children", [])}
     found: dict[int, ndarray] = {}
     for number in shown:

@@ -55,7 +55,15 @@ def draw_faces(
         corners = _clip_near(attributes, faces[face], near, polygon)
         for last in range(2, corners):
             _draw_triangle(
-                polygon[0], polygon[last - 1], polygon[last], texture, color, style, lens, colors, inverse_depth
+                polygon[0],
+                polygon[last - 1],
+                polygon[last],
+                texture,
+                color,
+                style,
+                lens,
+                colors,
+                inverse_depth,
             )
 
 

@@ -45,9 +45,7 @@ class Part:
     opacity: float = 1.0
     cutout: float | None = None
 
-    def placed(
-        self, rotation: Float[ndarray, "3 3"], position: Float[ndarray, "3"], scale: float
-    ) -> Part:
+    def placed(self, rotation: Float[ndarray, "3 3"], position: Float[ndarray, "3"], scale: float) -> Part:
         """Scales the part, then turns it, then moves it."""
         turn = np.asarray(rotation, np.float32)
         vertices = (self.vertices * np.float32(scale)) @ turn.T + np.asarray(position, np.float32)

@@ -120,12 +120,28 @@ def _parser(description: str | None, textures: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
     add = parser.add_argument
     add("--root", type=Path, help="folder of the unpacked models, see above")
-    add("--glb", type=Path, nargs="+", default=[], help="folders of GLB files, shown too or in place of --root")
-    add("--glb-license", nargs="+", default=[], help="SPDX name and author of all GLB files, or of each folder")
+    add(
+        "--glb",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="folders of GLB files, shown too or in place of --root",
+    )
+    add(
+        "--glb-license",
+        nargs="+",
+        default=[],
+        help="SPDX name and author of all GLB files, or of each folder",
+    )
     jobs.add_options(parser)
     add("--scenes", type=jobs.positive, required=True, help="number of scenes of this split, in all parts")
     add("--seed", type=int, default=0, help="seed of the whole set (%(default)s)")
-    add("--size", type=jobs.positive, default=SIZE, help="height and width of the images, pixels (%(default)s)")
+    add(
+        "--size",
+        type=jobs.positive,
+        default=SIZE,
+        help="height and width of the images, pixels (%(default)s)",
+    )
     if textures:
         add("--textures", type=Path, nargs="+", required=True, help="folders with floor and wall images")
         add("--texture-license", default=TEXTURE_LICENSE, help="SPDX name and attribution (%(default)s)")

@@ -150,7 +150,10 @@ def _motions(model: GltfModel, animations: Sequence[Animation]) -> set[str]:
             found.add(_digest(np.concatenate([turn.ravel() for turn in turns])[:, None]))
         moved = sorted({str(nodes[channel.node].get("name")) for channel in channels})
         words = f"{animation.name.split('|')[-1]} {animation.end - animation.start:.2f}"
-        found |= {f"{words} {hashlib.sha1(str(moved).encode()).hexdigest()}", f"{words} {model.file.path.parent}"}
+        found |= {
+            f"{words} {hashlib.sha1(str(moved).encode()).hexdigest()}",
+            f"{words} {model.file.path.parent}",
+        }
     return found
 
 

@@ -72,7 +72,11 @@ class RoomAssets:
 
     def names(self) -> list[str]:
         """Returns the names of all clips and textures, and the licence."""
-        return [*(clip.key for clip in self.clips), *(path.name for path in self.textures), self.texture_license]
+        return [
+            *(clip.key for clip in self.clips),
+            *(path.name for path in self.textures),
+            self.texture_license,
+        ]
 
 
 def make_scene(assets: RoomAssets, rng: np.random.Generator, key: str) -> SceneSample:

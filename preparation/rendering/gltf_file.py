@@ -88,13 +88,20 @@ class GltfFile:
         return _below(nodes, roots)
 
     def data(self, item: dict) -> bytes:
-        """Returns the bytes of a buffer or image that has an address, or those inside the file if it has none."""
+        """Returns the bytes of a buffer or image that has an address, or those inside the file if it has none.
+
+        Raises:
+            ValueError: The address leads out of the file's folder; names both.
+        """
         address = item.get("uri")
         if address is None:
             return self.buffers[2 * WORD :]  # behind the length and the kind of the chunk
         if address.startswith("data:"):
             return base64.b64decode(address.partition(",")[2])
-        return (self.path.parent / unquote(address)).read_bytes()
+        beside = (self.path.parent / unquote(address)).resolve()
+        if not beside.is_relative_to(self.path.parent.resolve()):  # files of strangers
+            raise ValueError(f"{self.path}: names {address!r}, which is not in its folder")
+        return beside.read_bytes()
 
     def alone(self, animation: Animation) -> bytes:
         """Returns a GLB file with the default scene and one animation.

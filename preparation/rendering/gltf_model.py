@@ -82,11 +82,11 @@ class GltfModel:
     def __init__(self, file: GltfFile) -> None:
         check_supported(file)
         self.file, self.arrays = file, GltfArrays(file)
-        self.shown = file.shown_nodes()
         try:
+            self.shown = file.shown_nodes()
             self.primitives = list(self._primitives())
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file.path}: a mesh or material is malformed: {error!r}") from error
+            raise ValueError(f"{file.path}: a node, mesh or material is malformed: {error!r}") from error
         if not self.primitives:
             raise ValueError(f"{file.path}: shows no triangles")
 

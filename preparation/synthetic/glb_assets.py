@@ -102,8 +102,9 @@ def find_glbs(folders: Sequence[Path], licenses: Sequence[str]) -> list[GlbAsset
             name = f"{folder.resolve().name}/{path.relative_to(folder).with_suffix('').as_posix()}"
             try:
                 found[name] = _read(name, path, terms)
-            except (ValueError, OSError) as error:
-                logger.warning("left out: %s", error)
+            except Exception as error:  # whatever is wrong with one file, the others go on
+                named = str(error) if isinstance(error, ValueError) else f"{path}: {error!r}"
+                logger.warning("left out: %s", " ".join(named.split()))
     if not found:
         raise ValueError(f"no usable GLB file below {', '.join(str(folder) for folder in folders)}")
     return sorted(found.values(), key=lambda asset: asset.name)

@@ -102,6 +102,8 @@ def test_buffers_with_addresses(tmp_path):
     (tmp_path / "b c.bin").write_bytes(b"1234")
     file = GltfFile(SmallGlb().write(tmp_path / "a.glb", [{"mesh": 0}]))
     assert file.data({"uri": "b%20c.bin"}) == b"1234"
+    with pytest.raises(ValueError, match=r"a.glb: names '../secret', which is not in its folder"):
+        file.data({"uri": "../secret"})
     address = "data:application/octet-stream;base64," + base64.b64encode(b"56").decode()
     assert file.data({"uri": address}) == b"56" and file.data({})[:36] == TRIANGLE.tobytes()
 
@@ -229,5 +231,5 @@ def test_what_is_not_supported_is_said_in_one_line(tmp_path):
         GltfModel(GltfFile(path))
     with pytest.raises(ValueError, match="a.glb: shows no triangles"):
         GltfModel(GltfFile(glb.write(tmp_path / "a.glb", [{"mesh": 0}], mode=1)))
-    with pytest.raises(ValueError, match="a.glb: a mesh or material is malformed: IndexError"):
+    with pytest.raises(ValueError, match="a.glb: a node, mesh or material is malformed: IndexError"):
         GltfModel(GltfFile(glb.write(tmp_path / "a.glb", [{"mesh": 7}])))

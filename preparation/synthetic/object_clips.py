@@ -15,14 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from numpy import ndarray
 
-from preparation.synthetic.g3d import G3DMesh, read_g3d
+from preparation.rendering.mesh_renderer import Mesh
+from preparation.synthetic.g3d import G3DMesh
+from preparation.synthetic.g3d_poses import clip_meshes, drawable_meshes, key_frame_times
 from scene4d.folders import is_hidden
 
 logger = logging.getLogger(__name__)
 
+LICENSE = (
+    "CC-BY-SA-3.0, models from MegaGlest data, (c) The Glest Team, The MegaGlest Team and faction authors"
+)
 MIN_KEY_FRAMES = 5
 MIN_MOTION = 0.03  # share of the radius
 HELD_OUT_EVERY = 4
@@ -65,6 +70,21 @@ class Clip:
         return self.unit.split("/")[-1]
 
     @property
+    def key(self) -> str:
+        """A name that no other clip has."""
+        return f"{self.unit}/{self.path.name}"
+
+    @property
+    def label(self) -> str:
+        """Name of the unit in words."""
+        return re.sub(r"[_\d]+", " ", self.name).strip()
+
+    @property
+    def license(self) -> str:
+        """SPDX name and attribution."""
+        return LICENSE
+
+    @property
     def loops(self) -> bool:
         """Whether the last key frame leads back to the first."""
         return self.action not in ONE_WAY
@@ -72,8 +92,15 @@ class Clip:
     @property
     def caption(self) -> str:
         """A caption such as "a golem attacking"."""
-        words = re.sub(r"[_\d]+", " ", self.name).strip()
-        return f"{'an' if words[0] in 'aeiou' else 'a'} {words} {self.action}"
+        return f"{'an' if self.label[0] in 'aeiou' else 'a'} {self.label} {self.action}"
+
+    def times(self, rng: np.random.Generator, frames: int, fps: float) -> Float[ndarray, "t"]:
+        """Draws instants in units of key frames, whose pace is not known: `fps` does not count."""
+        return key_frame_times(self.key_frames, self.loops, rng, frames)
+
+    def meshes(self, times: Float[ndarray, "t"]) -> list[list[Mesh]]:
+        """Poses and lights the unit at every instant, in the units of the file, with z up."""
+        return clip_meshes(self.path, times, self.loops)
 
 
 def find_clips(root: Path) -> list[Clip]:
@@ -167,11 +194,6 @@ def key_frame_positions(meshes: list[G3DMesh], key_frames: int) -> Float32[ndarr
     return np.concatenate(
         [np.broadcast_to(m.vertices, (key_frames, *m.vertices.shape[1:])) for m in meshes], axis=1
     )
-
-
-def drawable_meshes(path: Path) -> list[G3DMesh]:
-    """Reads the meshes of a file that have vertices in at least one key frame."""
-    return [mesh for mesh in read_g3d(path) if mesh.vertices.size]
 
 
 def _read_clip(path: Path) -> Clip:

@@ -1,27 +1,29 @@
-"""Animated MegaGlest units on white, seen by cameras on an arc -> shards.
+"""Animated units on white, seen by cameras on an arc -> shards.
 
     python -m preparation.objects --root /usr/share/games/megaglest --output data/small \\
         --split train --scenes 1600 --seed 0 --workers 2
 
-`--root` is any folder that holds megaglest's techs/. The models come with the Debian package megaglest-data
-(CC-BY-SA-3.0). Scene k of a split depends only on the seed, the split and k.
+    python -m preparation.objects --glb packs/adventurers packs/animals --size 128 \\
+        --glb-license "CC0-1.0, Kay Lousberg" "CC0-1.0, Quaternius" --output data/glb --scenes 1000
+
+`--root` is any folder that holds megaglest's techs/; its models come with the Debian package megaglest-data
+(CC-BY-SA-3.0). `--glb` names folders of animated GLB files, beside it or in its place. Scene k of a split depends
+only on the seed, the split and k.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from preparation.synthetic import command
-from preparation.synthetic.object_clips import Clip, assign_groups, find_clips, split_groups
+from preparation.synthetic.content import moving_assets
+from preparation.synthetic.moving_asset import MovingAsset
 from preparation.synthetic.object_scenes import SOURCE, draw_scene, scene_key
 from preparation.writing.jobs import SkippedScene
 from scene4d.sample_format import SceneSample
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,18 @@ class ObjectScenes:
         split: `train` or `val`.
         seed: Seed of the whole set.
         clips: Clips of this split, in a fixed order.
+        size: Height and width of the images, pixels.
     """
 
     split: str
     seed: int
-    clips: tuple[Clip, ...]
+    clips: tuple[MovingAsset, ...]
+    size: int
 
     def options(self) -> dict[str, object]:
         """Returns a checksum of everything that the scenes may show."""
-        names = "\n".join(f"{clip.unit}/{clip.path.name}" for clip in self.clips)
-        return {"content": zlib.crc32(names.encode())}
+        names = "\n".join(clip.key for clip in self.clips)
+        return {"content": zlib.crc32(names.encode()), **command.size_option(self.size)}
 
     def name(self, scene: int) -> str:
         """Returns the key of a scene."""
@@ -49,7 +53,7 @@ class ObjectScenes:
 
     def read(self, scene: int) -> Iterator[SceneSample | SkippedScene]:
         """Yields rejected clips, then the scene."""
-        return draw_scene(self.clips, self.split, self.seed, scene)
+        return draw_scene(self.clips, self.split, self.seed, scene, self.size)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _open(options: argparse.Namespace) -> ObjectScenes:
-    clips = split_groups(assign_groups(find_clips(options.root)), options.split)
-    units, groups = len({clip.unit for clip in clips}), len({clip.group for clip in clips})
-    logger.info("%s: %d clips of %d units in %d content groups", options.split, len(clips), units, groups)
-    return ObjectScenes(options.split, options.seed, tuple(clips))
+    return ObjectScenes(options.split, options.seed, moving_assets(options), options.size)

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Float64
 from numpy import ndarray
 
 from preparation.rendering.mesh_renderer import Mesh
-from preparation.synthetic.furniture import Model
+from preparation.synthetic.models import Model
 from preparation.synthetic.stage import (
     Assets,
     RejectedScene,
@@ -105,7 +105,7 @@ def make_scene(assets: Assets, rng: np.random.Generator, key: str) -> SceneSampl
     _check_motion(positions)
     lamps = random_lamps(rng)
     floor = random_surface(list(assets.textures), rng, 768, 8)
-    c2w, intrinsics = random_cameras(rng, (0.0, 0.0, rng.uniform(0.4, 0.55)), (2.6, 3.4))
+    c2w, intrinsics = random_cameras(rng, (0.0, 0.0, rng.uniform(0.4, 0.55)), (2.6, 3.4), size=assets.size)
     ground = disc(FLOOR_RADIUS, floor.texture, lamps)
 
     def moving(frame: int) -> list[Mesh]:
@@ -113,8 +113,9 @@ def make_scene(assets: Assets, rng: np.random.Generator, key: str) -> SceneSampl
         return [mesh for m, r, p, s in placed for mesh in m.posed(r, p, float(s), lamps)]
 
     for frame in (0, FRAMES // 4, FRAMES // 2, FRAMES - 1):
-        reject_near_objects([ground, *moving(frame)], c2w, intrinsics, 0.8)
-    images, depths = render_clip([ground], [moving(frame) for frame in range(FRAMES)], c2w, intrinsics)
+        reject_near_objects([ground, *moving(frame)], c2w, intrinsics, 0.8, assets.size)
+    frames = [moving(frame) for frame in range(FRAMES)]
+    images, depths = render_clip([ground], frames, c2w, intrinsics, assets.size)
     depth_frames = list(range(0, FRAMES, DEPTH_EVERY))
     labels = [model.entry.label for model in models]
     return SceneSample(

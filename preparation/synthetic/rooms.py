@@ -1,18 +1,18 @@
-"""Animated MegaGlest units in textured rooms, seen by cameras on a wide arc: for reconstruction.
+"""Animated units in textured rooms, seen by cameras on a wide arc: for reconstruction.
 
     python -m preparation.rooms --root /usr/share/games/megaglest \\
         --textures tilesets/*/textures --output data/small --scenes 800 --split train
 
 Views 9 to 13 degrees apart differ enough that copying a neighbour is a poor answer, texture everywhere
 makes views matchable, and the closed room gives every pixel a depth. Units and textures of the held-out split
-are never trained on. `--root` is any folder that holds megaglest's techs/. Models and textures come with the
-Debian package megaglest-data (CC-BY-SA-3.0). Scene k of a split depends only on the seed, the split and k.
+are never trained on. `--root` is any folder that holds megaglest's techs/; `--glb` names folders of animated GLB
+files, beside it or in its place. MegaGlest's models and textures come with the Debian package megaglest-data
+(CC-BY-SA-3.0). Scene k of a split depends only on the seed, the split and k.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,11 @@ from numpy import ndarray
 from preparation.rendering.mesh_renderer import Mesh
 from preparation.synthetic import command
 from preparation.synthetic.command import SceneSet
-from preparation.synthetic.object_clips import Clip, assign_groups, find_clips, split_groups
-from preparation.synthetic.object_scenes import DEPTH_LEVELS, LICENSE, clip_meshes, key_frame_times
+from preparation.synthetic.content import moving_assets
+from preparation.synthetic.moving_asset import MovingAsset
+from preparation.synthetic.object_scenes import DEPTH_LEVELS
 from preparation.synthetic.stage import (
+    SIZE,
     RejectedScene,
     phrase,
     random_cameras,
@@ -45,11 +47,11 @@ FPS = 6.0
 ARC = (65.0, 85.0)  # degrees from the first view to the last
 DISTANCE = (2.4, 3.0)  # scene units
 FIELD_OF_VIEW = (36.0, 44.0)  # degrees
-HEIGHTS = (0.5, 1.0)  # height of the MegaGlest units, scene units
-LARGEST = 1.3  # largest side of a MegaGlest unit on the floor, scene units
+HEIGHTS = (0.5, 1.0)  # height of the units, scene units
+LARGEST = 1.3  # largest side of a unit on the floor, scene units
 STAGE_RADIUS = 0.9
 NEAREST = 0.6
-TEXELS = 96  # coarse: texture finer than a pixel only flickers
+TEXELS = 1.5  # for each pixel of the image; coarse: texture finer than a pixel only flickers
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,21 @@ class RoomAssets:
         clips: Animated units.
         textures: Image files of floors, walls and ceilings.
         texture_license: SPDX identifier and attribution of the textures.
+        size: Height and width of the images, pixels.
     """
 
-    clips: tuple[Clip, ...]
+    clips: tuple[MovingAsset, ...]
     textures: tuple[Path, ...]
     texture_license: str
+    size: int = SIZE
 
     def names(self) -> list[str]:
         """Returns the names of all clips and textures, and the licence."""
-        units = (f"{clip.unit}/{clip.path.name}" for clip in self.clips)
-        return [*units, *(path.name for path in self.textures), self.texture_license]
+        return [
+            *(clip.key for clip in self.clips),
+            *(path.name for path in self.textures),
+            self.texture_license,
+        ]
 
 
 def make_scene(assets: RoomAssets, rng: np.random.Generator, key: str) -> SceneSample:
@@ -83,16 +90,16 @@ def make_scene(assets: RoomAssets, rng: np.random.Generator, key: str) -> SceneS
         units[k] for k in rng.choice(len(units), min(len(units), int(rng.integers(2, 5))), replace=False)
     ]
     clips = [_one_clip(assets.clips, unit, rng) for unit in chosen]
-    names = [re.sub(r"[_\d]+", " ", clip.name).strip() for clip in clips]
     lamps = random_lamps(rng)
-    floor, side, ceiling = (random_surface(list(assets.textures), rng, TEXELS, tiles) for tiles in (6, 6, 4))
+    texels = round(TEXELS * assets.size)
+    floor, side, ceiling = (random_surface(list(assets.textures), rng, texels, tiles) for tiles in (6, 6, 4))
     still = room((floor, side, ceiling), rng, lamps)
     moving = place_units(clips, rng)
     target = (*rng.uniform(-0.2, 0.2, 2).tolist(), float(rng.uniform(0.25, 0.45)))
-    c2w, intrinsics = random_cameras(rng, target, DISTANCE, ARC, FIELD_OF_VIEW)
+    c2w, intrinsics = random_cameras(rng, target, DISTANCE, ARC, FIELD_OF_VIEW, assets.size)
     for frame in (0, FRAMES // 2, FRAMES - 1):
-        reject_near_objects(moving[frame], c2w, intrinsics, NEAREST)
-    images, depths = render_clip(still, moving, c2w, intrinsics)
+        reject_near_objects(moving[frame], c2w, intrinsics, NEAREST, assets.size)
+    images, depths = render_clip(still, moving, c2w, intrinsics, assets.size)
     depths = depths[:, DEPTH_FRAMES]
     if (depths == 0).any():
         raise RejectedScene("the room is not closed around a camera")
@@ -103,13 +110,13 @@ def make_scene(assets: RoomAssets, rng: np.random.Generator, key: str) -> SceneS
         key=key, source=SOURCE, fps=FPS, c2w=c2w, intrinsics=intrinsics,
         images=images,
         depths=np.round(depths / level) * level, depth_frames=DEPTH_FRAMES,
-        caption=f"{phrase(names)} in a room with a {floor.label} floor",
+        caption=f"{phrase([clip.label for clip in clips])} in a room with a {floor.label} floor",
         group="+".join(sorted({clip.group for clip in clips})),
-        license=LICENSE + textures,
+        license="; ".join(sorted({clip.license for clip in clips})) + textures,
     )  # fmt: skip
 
 
-def place_units(clips: Sequence[Clip], rng: np.random.Generator) -> list[list[Mesh]]:
+def place_units(clips: Sequence[MovingAsset], rng: np.random.Generator) -> list[list[Mesh]]:
     """Poses the meshes of all units at every frame: scaled, turned at random, on the floor and apart.
 
     Raises:
@@ -118,7 +125,7 @@ def place_units(clips: Sequence[Clip], rng: np.random.Generator) -> list[list[Me
     frames: list[list[Mesh]] = [[] for _ in range(FRAMES)]
     taken: list[tuple[ndarray, float]] = []
     for clip in clips:
-        posed = clip_meshes(clip, key_frame_times(clip.key_frames, clip.loops, rng, FRAMES))
+        posed = clip.meshes(clip.times(rng, FRAMES, FPS))
         low, high = _bounds(posed)
         extents = high - low
         scale = min(rng.uniform(*HEIGHTS) / extents[2], LARGEST / extents[:2].max())
@@ -133,7 +140,7 @@ def place_units(clips: Sequence[Clip], rng: np.random.Generator) -> list[list[Me
     return frames
 
 
-def _one_clip(clips: Sequence[Clip], unit: str, rng: np.random.Generator) -> Clip:
+def _one_clip(clips: Sequence[MovingAsset], unit: str, rng: np.random.Generator) -> MovingAsset:
     candidates = [clip for clip in clips if clip.unit == unit]
     return candidates[rng.integers(len(candidates))]
 
@@ -159,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _open(options: argparse.Namespace) -> SceneSet[RoomAssets]:
-    clips = tuple(split_groups(assign_groups(find_clips(options.root)), options.split))
+    clips = moving_assets(options)
     textures = tuple(texture_files(options.textures, options.split))
-    assets = RoomAssets(clips, textures, options.texture_license)
+    assets = RoomAssets(clips, textures, options.texture_license, options.size)
     return SceneSet(SOURCE, options.split, options.seed, assets, make_scene)

@@ -15,7 +15,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from preparation.rendering.mesh_renderer import Mesh, draw, light_factor, render
-from preparation.synthetic.furniture import CatalogueEntry, Model, load_model
+from preparation.synthetic.models import Model, StillAsset
 from scene4d.geometry.trajectories import arc
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,16 @@ class Assets:
     """Everything that the furniture scenes of one split may show.
 
     Attributes:
-        models: Models of furniture.
+        models: Furniture, or other still things.
         textures: Image files of floors and walls.
         texture_license: SPDX identifier and attribution of the textures.
+        size: Height and width of the images, pixels.
     """
 
-    models: tuple[CatalogueEntry, ...]
+    models: tuple[StillAsset, ...]
     textures: tuple[Path, ...]
     texture_license: str
+    size: int = SIZE
 
     def names(self) -> list[str]:
         """Returns the names of all models and textures, and the licence."""
@@ -50,7 +52,7 @@ class Assets:
 
 
 def random_models(assets: Assets, rng: np.random.Generator, count: int) -> list[Model]:
-    """Draws different models, passing over those that `load_model` refuses.
+    """Draws different models, passing over those that cannot be used.
 
     Raises:
         RejectedScene: Fewer than `count` models can be used.
@@ -64,10 +66,10 @@ def random_models(assets: Assets, rng: np.random.Generator, count: int) -> list[
 
 
 @lru_cache(maxsize=1000)
-def _load_or_none(entry: CatalogueEntry) -> Model | None:
+def _load_or_none(entry: StillAsset) -> Model | None:
     """Remembers refusals too, so that each is read and logged once."""
     try:
-        return load_model(entry)
+        return entry.load()
     except ValueError as error:
         logger.info("model left out: %s", error)
         return None
@@ -79,6 +81,7 @@ def random_cameras(
     distance: tuple[float, float],
     total_angle: tuple[float, float] = (35, 45),
     field_of_view: tuple[float, float] = (44, 54),
+    size: int = SIZE,
 ) -> tuple[Float32[ndarray, "v 4 4"], Float32[ndarray, "v 3 3"]]:
     """Draws `VIEWS` cameras on an arc around `target`, at an elevation of 12 to 40 degrees, and their intrinsics.
 
@@ -88,13 +91,14 @@ def random_cameras(
         distance: Range of the distance, scene units.
         total_angle: Range of the angle between the first and the last camera, degrees.
         field_of_view: Range of the whole angle of view, degrees.
+        size: Height and width of the images, pixels.
     """
     elevation = rng.uniform(12, 40)
     change = float(np.clip(elevation + rng.uniform(-6, 6), 12, 40)) - elevation
     total = rng.uniform(*total_angle) * rng.choice([-1, 1])
     c2w = arc(VIEWS, rng.uniform(0, 360), total, elevation, change, rng.uniform(*distance), target)
-    focal = SIZE / 2 / np.tan(np.radians(rng.uniform(*field_of_view)) / 2)
-    intrinsics = np.array([[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1]], np.float32)
+    focal = size / 2 / np.tan(np.radians(rng.uniform(*field_of_view)) / 2)
+    intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], np.float32)
     return c2w.numpy().astype(np.float32), np.repeat(intrinsics[None], VIEWS, 0)
 
 
@@ -132,10 +136,13 @@ def wall(
 
 
 def render_views(
-    meshes: Sequence[Mesh], c2w: Float32[ndarray, "v 4 4"], intrinsics: Float32[ndarray, "v 3 3"]
+    meshes: Sequence[Mesh],
+    c2w: Float32[ndarray, "v 4 4"],
+    intrinsics: Float32[ndarray, "v 3 3"],
+    size: int = SIZE,
 ) -> tuple[UInt8[ndarray, "v h w 3"], Float32[ndarray, "v h w"]]:
     """Renders colour and planar z for every camera."""
-    pairs = [render(meshes, pose, k, SIZE, SIZE, SUPERSAMPLE) for pose, k in zip(c2w, intrinsics)]
+    pairs = [render(meshes, pose, k, size, size, SUPERSAMPLE) for pose, k in zip(c2w, intrinsics)]
     return np.stack([image for image, _ in pairs]), np.stack([depth for _, depth in pairs])
 
 
@@ -144,6 +151,7 @@ def render_clip(
     moving: Sequence[Sequence[Mesh]],
     c2w: Float32[ndarray, "v 4 4"],
     intrinsics: Float32[ndarray, "v 3 3"],
+    size: int = SIZE,
 ) -> tuple[UInt8[ndarray, "v t h w 3"], Float32[ndarray, "v t h w"]]:
     """Renders colour and planar z for every camera and frame; still meshes are drawn once per camera.
 
@@ -152,13 +160,14 @@ def render_clip(
         moving: The other meshes of every frame.
         c2w: Camera-to-world matrices.
         intrinsics: Intrinsics of every camera.
+        size: Height and width of the images, pixels.
     """
-    images = np.empty((len(c2w), len(moving), SIZE, SIZE, 3), np.uint8)
-    depths = np.empty((len(c2w), len(moving), SIZE, SIZE), np.float32)
+    images = np.empty((len(c2w), len(moving), size, size, 3), np.uint8)
+    depths = np.empty((len(c2w), len(moving), size, size), np.float32)
     for view, (pose, k) in enumerate(zip(c2w, intrinsics)):
-        stage = draw(still, pose, k, SIZE, SIZE, SUPERSAMPLE)
+        stage = draw(still, pose, k, size, size, SUPERSAMPLE)
         for frame, meshes in enumerate(moving):
-            canvas = draw(meshes, pose, k, SIZE, SIZE, SUPERSAMPLE, onto=stage.copy())
+            canvas = draw(meshes, pose, k, size, size, SUPERSAMPLE, onto=stage.copy())
             images[view, frame], depths[view, frame] = canvas.resolve()
     return images, depths
 
@@ -168,15 +177,17 @@ def reject_near_objects(
     c2w: Float32[ndarray, "v 4 4"],
     intrinsics: Float32[ndarray, "v 3 3"],
     nearest: float,
+    size: int = SIZE,
 ) -> None:
     """Looks at coarse depth of the first, middle and last camera, before all views are rendered.
 
     Raises:
         RejectedScene: More than 2% of an image are nearer than `nearest` scene units.
     """
-    coarse = np.diag([0.5, 0.5, 1]).astype(np.float32)
+    small = SIZE // 2
+    coarse = np.diag([small / size, small / size, 1]).astype(np.float32)
     for view in sorted({0, len(c2w) // 2, len(c2w) - 1}):
-        _, depth = render(meshes, c2w[view], coarse @ intrinsics[view], SIZE // 2, SIZE // 2, 1)
+        _, depth = render(meshes, c2w[view], coarse @ intrinsics[view], small, small, 1)
         share = float(((depth > 0) & (depth < nearest)).mean())
         if share > 0.02:
             raise RejectedScene(f"{share:.0%} of view {view} are nearer than {nearest} units")

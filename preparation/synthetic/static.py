@@ -16,7 +16,7 @@ import numpy as np
 from numpy import ndarray
 
 from preparation.rendering.mesh_renderer import Mesh
-from preparation.synthetic.furniture import Model
+from preparation.synthetic.models import Model
 from preparation.synthetic.stage import (
     Assets,
     RejectedScene,
@@ -49,9 +49,9 @@ def make_scene(assets: Assets, rng: np.random.Generator, key: str) -> SceneSampl
     ceiling = random_surface(list(assets.textures), rng, 320, 4)
     meshes = room((floor, side, ceiling), rng, lamps) + stand(models, rng, lamps)
     target = (*rng.uniform(-0.2, 0.2, 2).tolist(), float(rng.uniform(0.25, 0.45)))
-    c2w, intrinsics = random_cameras(rng, target, (2.1, 2.8))
-    reject_near_objects(meshes, c2w, intrinsics, NEAREST)
-    images, depths = render_views(meshes, c2w, intrinsics)
+    c2w, intrinsics = random_cameras(rng, target, (2.1, 2.8), size=assets.size)
+    reject_near_objects(meshes, c2w, intrinsics, NEAREST, assets.size)
+    images, depths = render_views(meshes, c2w, intrinsics, assets.size)
     if (depths == 0).any():
         raise RejectedScene("the room is not closed around a camera")
     labels = [model.entry.label for model in models]

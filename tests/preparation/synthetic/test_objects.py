@@ -204,10 +204,10 @@ def test_preparation_goes_on_where_it_stopped(megaglest, tmp_path, fake_captions
     options = ("--scenes", "3", "--shard-size", "1", "--seed", "4")
     original = objects.draw_scene
 
-    def interrupted(clips, split, seed, index):
+    def interrupted(clips, split, seed, index, size):
         if index == 1:
             raise KeyboardInterrupt
-        return original(clips, split, seed, index)
+        return original(clips, split, seed, index, size)
 
     monkeypatch.setattr(objects, "draw_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -1,28 +1,46 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from preparation.rendering.mesh_renderer import Mesh
 from preparation.synthetic import rooms
 from preparation.synthetic.command import SceneSet
-from preparation.synthetic.object_clips import Clip
 from preparation.synthetic.stage import RejectedScene
 from preparation.synthetic.surfaces import texture_files
 
 
-@pytest.fixture
-def walking_boxes(monkeypatch, tmp_path):
-    """Three clips whose mesh is a flat box that walks along x."""
+@dataclass(frozen=True)
+class WalkingBox:
+    """A flat box that walks along x."""
 
-    def meshes(clip, times):
+    key: str
+    license: str = "CC0-1.0, test"
+
+    @property
+    def unit(self):
+        return self.key
+
+    @property
+    def label(self):
+        return self.key.replace("_", " ")
+
+    @property
+    def group(self):
+        return f"group-{self.key}"
+
+    def times(self, rng, frames, fps):
+        return np.arange(frames)
+
+    def meshes(self, times):
         corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 0.6) for z in (0, 1)], np.float32)
         faces = np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [1, 5, 7], [1, 7, 3]], np.int32)
         return [[Mesh(corners + np.array([0.1 * t, 0, 5], np.float32), faces)] for t in range(len(times))]
 
-    monkeypatch.setattr(rooms, "clip_meshes", meshes)
-    return tuple(
-        Clip(tmp_path / f"{name}.g3d", f"fort/{name}", "walking", 4, 8, (), f"group-{name}")
-        for name in ("red_box", "box2", "crate")
-    )
+
+@pytest.fixture
+def walking_boxes():
+    return tuple(WalkingBox(name) for name in ("red_box", "box", "crate"))
 
 
 def make_scene(clips, texture_root):

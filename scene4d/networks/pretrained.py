@@ -72,8 +72,9 @@ def load_weights(
 
 def _own_rows(whole: Tensor, like: Tensor | None) -> Tensor:
     """A tensor of a file, split as the module's is: what other ranks keep is never read from the disk."""
-    split = isinstance(like, DTensor) and like.shape == whole.shape
-    return scatter(whole, like) if split else whole
+    if isinstance(like, DTensor) and like.shape == whole.shape:
+        return scatter(whole, like)
+    return whole
 
 
 def _refuse_meta_module(module: Module, paths: Sequence[str]) -> None:

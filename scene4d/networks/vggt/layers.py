@@ -189,9 +189,10 @@ def joined(chunks: Iterator[Tensor], count: int, axis: int = 0) -> Tensor:
     first = next(chunks)
     if first.requires_grad:
         return torch.cat([first, *chunks], axis)
-    whole, end = first.new_empty(*first.shape[:axis], count, *first.shape[axis + 1 :]), 0
-    while first is not None:
-        whole.narrow(axis, end, first.shape[axis]).copy_(first)
-        end += first.shape[axis]
-        first = next(chunks, None)
+    whole, end = first.new_empty(*first.shape[:axis], count, *first.shape[axis + 1 :]), first.shape[axis]
+    whole.narrow(axis, 0, end).copy_(first)
+    del first
+    for chunk in chunks:
+        whole.narrow(axis, end, chunk.shape[axis]).copy_(chunk)
+        end += chunk.shape[axis]
     return whole

@@ -141,7 +141,7 @@ class ReconstructionNetwork(nn.Module):
         """Images in [0, 1] to cameras, depth and raw Gaussian parameters."""
         tokens = self.aggregator(images)
         matched, timesteps = tokens.matched, images.shape[2]
-        poses, cameras = self._cameras(tokens, timesteps, images.shape[-2:])
+        poses, cameras = self._cameras(tokens, timesteps, tuple(images.shape[-2:]))
         depths, confidence = self._depths(tokens, images)
         points = None
         if self.point_head is not None:
@@ -159,7 +159,7 @@ class ReconstructionNetwork(nn.Module):
         )
 
     def _cameras(
-        self, tokens: AggregatedTokens, timesteps: int, size: tuple[int, int]
+        self, tokens: AggregatedTokens, timesteps: int, size: tuple[int, ...]
     ) -> tuple[list[Float[Tensor, "b v 9"]], Cameras]:
         """Poses of the first timestep after every iteration; the last cameras `b v t` of that or of all timesteps."""
         wanted = 1 if self.camera_token_replacement else timesteps
@@ -170,7 +170,7 @@ class ReconstructionNetwork(nn.Module):
             for x in self.camera_head(tokens.camera[:, :wanted].flatten(0, 1), guess)
         ]
         with torch.autocast(tokens.camera.device.type, enabled=False):
-            cameras = decode_pose(poses[-1], *size)
+            cameras = decode_pose(poses[-1], size[0], size[1])
             cameras = Cameras(relative_to_first(cameras.c2w), cameras.intrinsics)
         return [x[:, 0] for x in poses], cameras.apply(lambda x: x.transpose(1, 2))
 

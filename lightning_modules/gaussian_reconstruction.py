@@ -100,7 +100,8 @@ class GaussianReconstruction(Training):
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift
         self.background, self.refine, self.trained_on, self.pruning = background, refine, trained_on, pruning
         self.checkpointing, self.compile_network = checkpointing, compile
-        self.useful, self.teacher = UsefulScenes(), None
+        self.useful = UsefulScenes()
+        self.teacher: Teacher | None = None
         # untrained temporal attention is the identity, and an untrained matcher is fine where nothing uses it
         self.harmless = ("aggregator.temporal",) + (() if refine else ("aggregator.matcher.",))
 

@@ -63,8 +63,8 @@ def align_cameras(
         Cameras `*batch n` in the world of `target`.
     """
     centred, spreads = zip(*(_spread(x.c2w[..., :3, 3]) for x in (source, target)))
-    points = [torch.cat([x, _axes(y.c2w)], -2) for x, y in zip(centred, (source, target))]
-    _, rotation, _ = align_points(*points)
+    ours, theirs = (torch.cat([x, _axes(y.c2w)], -2) for x, y in zip(centred, (source, target)))
+    _, rotation, _ = align_points(ours, theirs)
     ratio = torch.where((spreads[0] > 0) & (spreads[1] > 0), spreads[1] / spreads[0].clamp(min=1e-12), 1)
     scale = ratio if scale is None else torch.where(scale.isnan(), ratio, scale)
     middles = [x.c2w[..., :3, 3].mean(-2, keepdim=True) for x in (source, target)]

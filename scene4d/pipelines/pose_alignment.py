@@ -34,7 +34,7 @@ def align_by_rendering(
     """
     # Lightning validates in inference mode, whose tensors know no gradients: copies do
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(truth.device.type, enabled=False):
-        scene, start = (x.apply(lambda x: x.detach().float().clone()) for x in (scene, start))
+        scene, start = scene.apply(_copied), start.apply(_copied)
         truth = truth.detach().float().clone()
         moved = torch.zeros(*start.c2w.shape[:-2], 6, device=truth.device, requires_grad=True)
         optimizer = torch.optim.Adam([moved], lr=lr)
@@ -45,6 +45,10 @@ def align_by_rendering(
             (rendered - truth).square().mean((1, 2, 3, 4, 5)).sum().backward()  # scenes do not share a loss
             optimizer.step()
         return Cameras(start.c2w @ _motion(moved.detach()), start.intrinsics)
+
+
+def _copied(x: Tensor) -> Tensor:
+    return x.detach().clone()
 
 
 def _motion(moved: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 4 4"]:

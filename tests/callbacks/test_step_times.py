@@ -91,7 +91,7 @@ def test_counting_keeps_nothing_of_checkpointed_blocks_alive():
 
     plain = peak(nullcontext())
     assert peak(StepFlops()) == plain
-    assert peak(FlopCounterMode(display=False)) > 1.3 * plain
+    assert peak(FlopCounterMode(display=False)) > 1.2 * plain
 
 
 def test_peaks():

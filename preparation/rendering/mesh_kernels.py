@@ -143,7 +143,9 @@ def _draw_triangle(
                 opacity = color[3] * (weight_a * a[8] + weight_b * b[8] + weight_c * c[8])
                 if texture.shape[2] == 4:
                     opacity *= _texel(texture, place, 3) / 255
-                if opacity < (cutout if cutout >= 0 else (BAYER[y % 4, x % 4] + 0.5) / 16):
+                if opacity < (
+                    cutout if cutout >= 0 else (BAYER[y % BAYER.shape[0], x % BAYER.shape[1]] + 0.5) / 16
+                ):
                     continue
             inverse_depth[y, x] = inverse
             for k in range(3):

@@ -196,7 +196,7 @@ def test_a_folder_that_is_no_checkpoint_is_one_line(folder, tmp_path):
     line = told(*tiny("fit", tmp_path, "--ckpt_path", str(tmp_path / "a.ckpt")))
     assert "a.ckpt' lacks state.ckpt: it was never completed, or is another folder" in line
     line = told(*tiny("fit", tmp_path, "--model.init_args.initial_weights", f"[{tmp_path / 'a.ckpt'}]"))
-    assert "a.ckpt' does not exist" in line
+    assert "a.ckpt' holds neither model.safetensors nor model.pt" in line
     for path in folder.iterdir():
         (tmp_path / "a.ckpt" / path.name).write_bytes(
             path.read_bytes()[: 1000 if "-of-" in path.name else None]

@@ -6,6 +6,8 @@ from test_gaussian_reconstruction import build
 from textured_wall import make_batch
 from torch.autograd.graph import saved_tensors_hooks
 
+from scene4d.networks.vggt.dpt_head import decode
+
 
 class Kept:
     """Counts the bytes that autograd keeps for the backward pass, those of parameters aside."""
@@ -18,19 +20,19 @@ class Kept:
             self.bytes += tensor.numel() * tensor.element_size()
         return tensor
 
-    def of(self, module, *inputs):
+    def of(self, call, *inputs):
         self.bytes = 0
         with saved_tensors_hooks(self.pack, lambda x: x):
-            result = module(*inputs)
+            result = call(*inputs)
         return self.bytes, result
 
 
 def kept_by_parts(network, images):
     kept = Kept()
     tokens, seen = kept.of(network.aggregator, images)
-    depth, _ = kept.of(network.depth_head, seen, images)
+    depth, _ = kept.of(decode, network.depth_head, seen, images)
     cameras, _ = kept.of(network.camera_head, seen.camera[:, 0], None)
-    gaussians, _ = kept.of(network.gaussian_head, seen, images)
+    gaussians, _ = kept.of(decode, network.gaussian_head, seen, images)
     return {"tokens": tokens, "depth": depth, "cameras": cameras, "gaussians": gaussians}
 
 

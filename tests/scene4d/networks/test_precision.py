@@ -10,7 +10,7 @@ from scene4d.networks.autoencoder import decode_grid, encode_grid
 from scene4d.networks.autoencoder.layers import positions
 from scene4d.networks.trainable import trainable_parameters
 from scene4d.networks.vggt import ReconstructionNetwork
-from scene4d.networks.vggt.dpt_head import position_embedding
+from scene4d.networks.vggt.dpt_head import decode, position_embedding
 from scene4d.networks.vggt.rope import patch_rotation, time_rotation
 from scene4d.networks.vggt.view_matcher import ViewMatcher
 from scene4d.networks.wan.positions import GridRotaryEmbedding
@@ -82,7 +82,7 @@ def test_dense_heads(network, head, half_tokens):
         tokens = network.aggregator(images)
     if half_tokens:  # as a trainer in bfloat16 might hand them over
         tokens.layers = {k: layer.bfloat16() for k, layer in tokens.layers.items()}
-    assert_same(*both(lambda: getattr(network, head)(tokens, images)))
+    assert_same(*both(lambda: decode(getattr(network, head), tokens, images)))
 
 
 @pytest.mark.parametrize("start", [None, torch.rand(1, 3, 9)])

@@ -170,7 +170,10 @@ class GaussianExport(L.Callback):
             most=self.viewer_gaussians,
         )
         log.info(
-            "%d timesteps of Gaussians, %s and viewer.html -> %s", len(frames), ", ".join(self.videos), folder
+            "%d timesteps of Gaussians, %s and viewer.html -> %s",
+            len(frames),
+            ", ".join(f"{name}.mp4" for name in self.videos),
+            folder,
         )
 
     def opaque_frames(self, gaussians: Gaussians, name: str) -> list[Gaussians]:

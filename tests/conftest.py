@@ -31,7 +31,8 @@ def few_threads():
 
 
 @pytest.fixture(autouse=True)
-def seeds():
+def seeds(monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # of a run in this process: Lightning's strategies seed by it
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from scene4d.gaussians.ply import write_ply
 from scene4d.gaussians.pruning import prune_by_opacity
 from scene4d.gaussians.splat_files import write_compressed_ply, write_splat
 from scene4d.gaussians.usable import usable_gaussians
+from scene4d.rendering.colours import check_colour
 from scene4d.rendering.path_videos import WHITE, CameraPath, path_video
 from scene4d.types import Cameras, Gaussians, Reconstruction, SceneBatch
 from scene4d.viewer import MOST_PER_TIMESTEP, write_viewer
@@ -46,7 +47,7 @@ class GaussianExport(L.Callback):
     Args:
         output: The folder, relative to the trainer's default_root_dir.
         subfolders: Whether every scene gets a folder of its own; False is for runs that predict one scene.
-        opacity_threshold: Gaussians whose opacity is lower are left out of every file.
+        opacity_threshold: Gaussians whose opacity is lower are left out of every file, and so are those of opacity 0.
         orbit_rounds: How often time runs from start to end during one loop of the path.
         enlarge: How many times every pixel of the video is repeated; rendering keeps the input resolution.
         background: The colour behind the Gaussians, RGB in [0, 1]; None takes the colour of the reconstruction.
@@ -59,7 +60,7 @@ class GaussianExport(L.Callback):
         viewer_gaussians: Largest number of Gaussians per timestep in the page, which samples more of them and says so.
 
     Raises:
-        ValueError: An unknown format or video; names it.
+        ValueError: An unknown format or video, or a number out of range; names it.
     """
 
     def __init__(
@@ -78,6 +79,14 @@ class GaussianExport(L.Callback):
         for name, given, known in (("formats", formats, WRITERS), ("videos", videos, get_args(CameraPath))):
             if unknown := [x for x in given if x not in known]:
                 raise ValueError(f"{name} must be some of {', '.join(known)}, got {unknown[0]!r}")
+        counts = {"orbit_rounds": orbit_rounds, "enlarge": enlarge, "viewer_gaussians": viewer_gaussians}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        if not 0 <= opacity_threshold <= 1:
+            raise ValueError(f"opacity_threshold must lie in [0, 1], got {opacity_threshold}")
+        if background is not None:
+            check_colour("background", background)
         self.formats, self.videos, self.capture = formats, videos, capture
         self.viewer_gaussians = viewer_gaussians
         self.opacity_threshold, self.background = opacity_threshold, background
@@ -169,12 +178,8 @@ class GaussianExport(L.Callback):
             background=background,
             most=self.viewer_gaussians,
         )
-        log.info(
-            "%d timesteps of Gaussians, %s and viewer.html -> %s",
-            len(frames),
-            ", ".join(f"{name}.mp4" for name in self.videos),
-            folder,
-        )
+        videos = ", ".join(f"{name}.mp4" for name in self.videos) or "no video"
+        log.info("%d timesteps of Gaussians, %s and viewer.html -> %s", len(frames), videos, folder)
 
     def opaque_frames(self, gaussians: Gaussians, name: str) -> list[Gaussians]:
         """The Gaussians of each timestep that are drawn and written, where they are, in float32.
@@ -186,7 +191,8 @@ class GaussianExport(L.Callback):
             usable_gaussians(gaussians[t].to(dtype=torch.float32), f"{name}, timestep {t}")
             for t in range(len(gaussians.means))
         ]
-        kept = [prune_by_opacity(frame, self.opacity_threshold) for frame in frames]
+        seen = [frame[frame.opacities > 0] for frame in frames]  # others fill smaller sets up
+        kept = [prune_by_opacity(frame, self.opacity_threshold) for frame in seen]
         if frames and not any(len(frame.means) for frame in kept):
             highest = max((float(x.opacities.max()) for x in frames if len(x.means)), default=0.0)
             raise ValueError(

@@ -31,9 +31,16 @@ class GridLogging(L.Callback):
         training_batches: How many batches after the start or restart of a fit are searched for new sources.
         frames: The largest number of timesteps of a training sample that are shown; they are evenly spaced.
         enlarge: How many times every pixel of the PNG files is repeated.
+
+    Raises:
+        ValueError: A number is out of range; names it.
     """
 
     def __init__(self, training_batches: int = 100, frames: int = 9, enlarge: int = 2) -> None:
+        numbers = ("training_batches", training_batches, 0), ("frames", frames, 1), ("enlarge", enlarge, 1)
+        for name, value, least in numbers:
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         self.training_batches, self.frames, self.enlarge = training_batches, frames, enlarge
         self._seen: set[str] = set()
         self._batches = 0

@@ -66,6 +66,9 @@ class GaussianReconstruction(Training):
         trained_on: The training data of `initial_weights`; `predict` warns of inputs that differ. None says nothing.
         checkpointing: What the backward pass computes again to save memory, see `checkpoint_blocks`.
         compile: Whether to compile the network's blocks; this needs a C++ compiler on the CPU.
+
+    Raises:
+        ValueError: `rendered_inputs` is negative.
     """
 
     network: SceneNetwork
@@ -93,6 +96,8 @@ class GaussianReconstruction(Training):
         checkpointing: Checkpointing = "none",
         compile: bool = False,
     ) -> None:
+        if rendered_inputs < 0:
+            raise ValueError(f"rendered_inputs must be at least 0, got {rendered_inputs}")
         super().__init__(network, optimizer, lr_scheduler, initial_weights, trainable)
         self.save_hyperparameters()
         self.losses, self.evaluation = nn.ModuleList(losses), evaluation or NovelViews()

@@ -32,7 +32,9 @@ def few_threads():
 
 @pytest.fixture(autouse=True)
 def seeds(monkeypatch):
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # of a run in this process: Lightning's strategies seed by it
+    monkeypatch.delenv(
+        "PL_GLOBAL_SEED", raising=False
+    )  # of a run in this process: Lightning's strategies seed by it
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -92,10 +92,13 @@ def find_glbs(folders: Sequence[Path], licenses: Sequence[str]) -> list[GlbAsset
         licenses: SPDX name and author: one for all folders, or one for each.
 
     Raises:
-        ValueError: Their numbers do not fit, or there is no usable file.
+        ValueError: Their numbers do not fit, a folder does not exist, or there is no usable file.
     """
     if len(licenses) not in (1, len(folders)):
         raise ValueError(f"{len(folders)} GLB folders need 1 or {len(folders)} licences, got {len(licenses)}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"--glb {str(folder)!r} is no folder; expected a folder of GLB files")
     found: dict[str, GlbAsset] = {}
     for folder, terms in zip(folders, licenses if len(licenses) > 1 else [*licenses] * len(folders)):
         for path in listed_below(folder, [".glb"]):

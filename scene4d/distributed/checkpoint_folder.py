@@ -12,6 +12,7 @@ leaves the old state with its files, or the new one with its own. Nothing is pic
 from __future__ import annotations
 
 import secrets
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -234,6 +235,8 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def why_unreadable(error: Exception) -> str:
     """Why torch.load failed, in one line, without torch's advice to unpickle whatever is there."""
+    if isinstance(error, KeyError | IndexError | EOFError | UnicodeDecodeError | struct.error):
+        return "it is no file of PyTorch, or damaged"  # the unpickler stumbled over bytes that mean nothing
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if not reason.startswith("Weights only load failed"):
         return reason

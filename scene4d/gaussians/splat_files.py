@@ -20,6 +20,7 @@ from scene4d.gaussians.usable import usable_gaussians
 from scene4d.types import Gaussians
 
 SPLAT = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
+FAINT = 0.004  # gsplat leaves out opacities up to 1/255 itself
 _OPACITY_MARGIN, _SCALE_MIN = 1e-6, 1e-12  # keep logit and logarithm finite
 
 
@@ -48,10 +49,14 @@ def write_splat(path: str | Path, gaussians: Gaussians) -> None:
 def write_compressed_ply(path: str | Path, gaussians: Gaussians) -> None:
     """Writes one set of blurred Gaussians as the compressed PLY of SuperSplat, by gsplat.
 
+    A set without any that are opaque enough for gsplat becomes one Gaussian that nobody sees.
+
     Raises:
         ValueError: Those of `write_splat`.
     """
     plain = _checked(path, gaussians)
+    if not bool((plain.opacities > FAINT).any()):
+        plain = unseen()
     data = export_splats(
         means=plain.means,
         scales=plain.scales.clamp(min=_SCALE_MIN).log(),
@@ -66,6 +71,15 @@ def write_compressed_ply(path: str | Path, gaussians: Gaussians) -> None:
     )  # it has no property here, which other readers refuse
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def unseen() -> Gaussians:
+    """One Gaussian that is too small to be seen."""
+    point = torch.zeros(1, 3)
+    turn = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    return Gaussians(
+        point, turn, torch.full((1, 3), _SCALE_MIN), torch.full((1,), 2 * FAINT), point, blurred=True
+    )
 
 
 def _checked(path: str | Path, gaussians: Gaussians) -> Gaussians:

@@ -44,7 +44,7 @@ def usable_gaussians(gaussians: Gaussians, name: str) -> Gaussians:
 def _problems(gaussians: Gaussians) -> dict[str, Bool[Tensor, " g"]]:
     """Which Gaussians have each of the problems."""
     tensors = [x for x in (getattr(gaussians, f.name) for f in fields(gaussians)) if isinstance(x, Tensor)]
-    finite = torch.stack([torch.isfinite(x.reshape(len(x), -1)).all(1) for x in tensors]).all(0)
+    finite = torch.stack([torch.isfinite(x[:, None]).flatten(1).all(1) for x in tensors]).all(0)
     norms, scales = gaussians.quats.float().norm(dim=-1), gaussians.scales
     return {
         "NaN or infinite": ~finite,

@@ -129,12 +129,22 @@ def camera_checks(cameras: Cameras) -> dict[str, Bool[Tensor, " b"]]:
     finite = c2w.isfinite().flatten(1).all(1) & intrinsics.isfinite().flatten(1).all(1)
     rotation = c2w[..., :3, :3]
     error = rotation.mT @ rotation - torch.eye(3, dtype=c2w.dtype, device=c2w.device)
+    rows = [(x[..., -1, :] - x.new_tensor([*[0] * (x.shape[-1] - 1), 1])).abs() for x in (c2w, intrinsics)]
     focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], -1)
     return {
         "a camera is unknown or not finite": finite,
         "a focal length is not positive": (focal > 0).flatten(1).all(1),
         "a camera is no rotation and translation": (error.abs() < RIGID).flatten(1).all(1),
+        "a camera is a reflection": (_determinant(rotation) > 0).all(1),
+        "the last row of a camera is not 0 0 0 1": (rows[0] < RIGID).flatten(1).all(1),
+        "the last row of intrinsics is not 0 0 1": (rows[1] < RIGID).flatten(1).all(1),
     }
+
+
+def _determinant(matrices: Float[Tensor, "b v 3 3"]) -> Float[Tensor, "b v"]:
+    """By the triple product, which every device and type has."""
+    x, y, z = matrices.unbind(-1)
+    return (torch.linalg.cross(x, y) * z).sum(-1)
 
 
 def _apart(cameras: Cameras) -> Bool[Tensor, " b"]:

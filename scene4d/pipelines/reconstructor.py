@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from scene4d.networks.vggt.gaussian_activation import gaussians_from_maps, placi
 from scene4d.networks.vggt.match_refinement import cameras_from_matches, depths_from_matches, match_timesteps
 from scene4d.pipelines.known_cameras import check_known, in_world_of
 from scene4d.pipelines.trained_on import TrainedOn
+from scene4d.rendering.colours import check_colour
 from scene4d.rendering.render import render_gaussians
 from scene4d.types import Cameras, Gaussians, Prediction, Reconstruction, SceneBatch
 
@@ -57,6 +59,9 @@ class Reconstructor:
             training are left alone.
         trained_on: The training data of the weights; a call with a batch warns of inputs that differ. None says
             nothing.
+
+    Raises:
+        ValueError: `pixel_scale` or `background` is out of range; names it.
     """
 
     def __init__(
@@ -69,6 +74,10 @@ class Reconstructor:
         trained_on: TrainedOn | None = None,
         pruning: Pruning | None = None,
     ) -> None:
+        if not 0 < pixel_scale < math.inf:
+            raise ValueError(f"pixel_scale must be a positive number of pixels, got {pixel_scale}")
+        if background is not None:
+            check_colour("background", background)
         self.trained_on, self.pruning = trained_on, pruning or Pruning()
         self.network, self.background, self.refine = network, background, refine
         self.pixel_scale, self.opacity_shift = pixel_scale, opacity_shift

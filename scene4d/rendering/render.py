@@ -88,7 +88,7 @@ def _joined(parts: list[Tensor], shape: torch.Size) -> Tensor:
 def _flatten(tensor: Tensor, leading: int, shape: torch.Size) -> Tensor:
     """Broadcasts the first `leading` axes to `shape` and makes them one."""
     rest = tensor.shape[leading:]
-    return tensor.expand(*shape, *rest).reshape(-1, *rest)
+    return tensor.expand(*shape, *rest).reshape(shape.numel(), *rest)
 
 
 def _render_sets(

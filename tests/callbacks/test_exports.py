@@ -482,3 +482,39 @@ def test_grid_logging_needs_no_pictures(tmp_path):
     GridLogging().on_validation_end(
         SimpleNamespace(sanity_checking=False, is_global_zero=True), SimpleNamespace()
     )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"enlarge": 0}, {"orbit_rounds": 0}, {"viewer_gaussians": 0}, {"opacity_threshold": 2.0},
+        {"opacity_threshold": float("nan")}, {"background": (3.0, 0.0, -1.0)},
+    ],
+)  # fmt: skip
+def test_numbers_of_an_export_are_checked_before_anything_is_written(wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must "):
+        GaussianExport("out", **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"enlarge": 0}, {"frames": 0}, {"training_batches": -1}])
+def test_numbers_of_pictures_are_checked(wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be at least"):
+        GridLogging(**wrong)
+
+
+def test_a_timestep_without_visible_gaussians_is_written_like_the_others(tmp_path):
+    frames = ball(3)
+    frames.blurred = True
+    frames.opacities[0] = 0
+    export = GaussianExport(
+        "out",
+        opacity_threshold=0.0,
+        formats=["ply", "splat", "compressed_ply"],
+        videos=["orbit"],
+        capture=True,
+    )
+    export.write(
+        tmp_path, frames, ring_cameras(), [0.0, 0.1, 0.2], (16, 16), images=torch.rand(4, 3, 3, 16, 16)
+    )
+    counts = [len(read_ply(path).means) for path in sorted(tmp_path.glob("frames/frame_????.ply"))]
+    assert counts == [0, 200, 200] and (tmp_path / "viewer.html").exists()

@@ -412,3 +412,8 @@ def test_fit_from_a_config_then_validate_with_the_exported_weights(tmp_path):
     rows = json.loads((tmp_path / "metrics.json").read_text())["reconstruction"]
     (bound,) = [row for row in rows if (row["method"], row["score"]) == ("true_depth", "psnr")]
     assert (bound["source"], bound["count"]) == ("objects", 2)
+
+
+def test_a_negative_number_of_rendered_inputs_is_named():
+    with pytest.raises(ValueError, match="rendered_inputs must be at least 0, got -1"):
+        build(rendered_inputs=-1)

@@ -131,8 +131,11 @@ def test_every_folder_has_a_licence(pack, tmp_path):
     assert {asset.attribution for asset in assets} > {"blue fish (other/BlueFish2), CC-BY-4.0, Joe"}
     with pytest.raises(ValueError, match="2 GLB folders need 1 or 2 licences, got 0"):
         find_glbs([pack, other], [])
-    with pytest.raises(ValueError, match="no usable GLB file below"):
+    with pytest.raises(ValueError, match="none' is no folder; expected a folder of GLB files"):
         find_glbs([tmp_path / "other" / "none"], [TERMS])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no usable GLB file below"):
+        find_glbs([tmp_path / "empty"], [TERMS])
 
 
 def test_clips_never_run_faster_than_their_file(pack):

@@ -181,3 +181,14 @@ def test_the_largest_and_most_opaque_come_first_in_a_splat(tmp_path):
     _, _, scales, opacities, _ = from_splat((tmp_path / "a.splat").read_bytes())
     importance = scales.prod(-1) * opacities
     assert (np.diff(importance) < 0.1 * importance[:-1]).all() and importance[0] > 20 * importance[-1]
+
+
+@pytest.mark.parametrize("opacity", [None, 0.001])
+def test_a_timestep_without_gaussians_has_files_that_open(tmp_path, opacity):
+    nothing = cloud(5) if opacity else cloud(5)[:0]
+    nothing.opacities[:] = opacity or 0
+    write_ply(tmp_path / "a.ply", nothing)
+    write_splat(tmp_path / "a.splat", nothing)
+    write_compressed_ply(tmp_path / "a.compressed.ply", nothing)
+    rows = parse_ply((tmp_path / "a.compressed.ply").read_bytes())
+    assert len(rows["vertex"]) == 1 and rows["chunk"]["max_scale_x"] <= -20

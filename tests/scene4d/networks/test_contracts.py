@@ -8,7 +8,7 @@ from torch import nn
 
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
 from scene4d.networks.contracts import Autoencoder, DiffusionNetwork, SceneNetwork
-from scene4d.networks.pretrained import load_initial_weights
+from scene4d.networks.pretrained import load_initial_weights, read_weights
 from scene4d.networks.vggt import ReconstructionNetwork
 
 TINY = dict(
@@ -116,3 +116,13 @@ def test_blocks_take_the_positions_through_the_compiler():
         torch.testing.assert_close(network(latents, sigmas), plain)
         other = torch.randn(1, 3, 2, 4, 4, 4)  # another grid, not the one that was compiled first
         assert network(other, sigmas).shape == other.shape
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"", b"\x89PNG\r\n\x1a\n"])
+def test_a_weight_file_of_another_kind_is_one_line_that_says_so(tmp_path, content):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match="weights.pt' cannot be read: it is no file of PyTorch|nothing else is ever"
+    ):
+        read_weights(path)

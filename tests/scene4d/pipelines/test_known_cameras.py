@@ -6,7 +6,7 @@ from textured_wall import make_batch, make_network
 
 from scene4d.geometry.cameras import camera_spread, relative_to_first, scale_cameras
 from scene4d.pipelines import Reconstructor
-from scene4d.pipelines.known_cameras import known_part
+from scene4d.pipelines.known_cameras import check_known, known_part
 from scene4d.types import Cameras
 
 
@@ -71,3 +71,19 @@ def test_what_predict_uses_of_a_batch():
     assert known_part(batch, "nothing") == (None, None)
     with pytest.raises(ValueError, match=r"known is 'cameras', but sources \['objects'\] have no cameras"):
         known_part(batch, "cameras")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.c2w[..., 0].neg_(), "reflection"),
+        (lambda c: c.c2w[0, 1, 3, 0].fill_(1), "last row of a camera"),
+        (lambda c: c.intrinsics[0, 1, 2, 2].fill_(2), "last row of intrinsics"),
+    ],
+)
+def test_cameras_that_cannot_be_are_named(change, message):
+    cameras = Cameras(torch.eye(4).repeat(1, 2, 1, 1), torch.eye(3).repeat(1, 2, 1, 1))
+    check_known(cameras, (1, 2))
+    change(cameras)
+    with pytest.raises(ValueError, match=f"known cameras of scenes .0.: .*{message}"):
+        check_known(cameras, (1, 2))

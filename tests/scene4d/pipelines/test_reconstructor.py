@@ -157,3 +157,9 @@ def test_a_rendered_view_shows_the_background_where_nothing_is():
     image = Reconstructor(make_network()).render(nothing, make_batch().cameras[:, 3:], (SIZE, SIZE), colour)
     assert image.shape == (1, 2, 1, 3, SIZE, SIZE)
     torch.testing.assert_close(image, colour[0, :, None, None].expand_as(image))
+
+
+@pytest.mark.parametrize("wrong", [{"background": (3.0, 0.0, -1.0)}, {"pixel_scale": 0.0}])
+def test_settings_out_of_range_are_named(wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be"):
+        Reconstructor(lambda images: None, **wrong)

@@ -99,15 +99,15 @@ class Watcher(threading.Thread):
         """Ends this process, whose main thread may be inside a collective, which no exception ends."""
         if why:
             log.error("%s\nthe run ends; --ckpt_path last goes on from the last checkpoint", why)
-        if self.rank == 0:
-            self.done.wait(
-                2 * self.interval + 1
-            )  # the others read that they shall end, and end their workers
-            if self.children is not None:
-                self.children.kill(signal.SIGKILL)
-        elif why and os.environ.get(LAUNCHER) == str(os.getppid()):
-            os.kill(os.getppid(), signal.SIGKILL)  # rank 0, which does not answer
         for worker in multiprocessing.active_children():  # one that hangs would stay
             worker.kill()
+        if self.rank == 0:
+            self.done.wait(2 * self.interval + 1)  # the others read that they shall end
+            if self.children is not None:
+                self.children.kill(signal.SIGKILL)
+        elif os.environ.get(LAUNCHER) == str(os.getppid()):
+            if why:
+                os.kill(os.getppid(), signal.SIGKILL)  # rank 0, which does not answer
+            self.done.wait(4 * self.interval + 10)  # it kills this one; Lightning kills a rank 0 that sees others end
         sys.stdout.flush()
         os._exit(1)

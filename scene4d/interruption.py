@@ -7,9 +7,11 @@ protects the processes that are started meanwhile, such as pipes of data and com
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
+import sys
 import time
 from types import FrameType
 from typing import NoReturn
@@ -17,6 +19,7 @@ from typing import NoReturn
 log = logging.getLogger(__name__)
 
 WARNING = signal.SIGUSR1
+SIGNAL_OF_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2): what a process receives when its parent has ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, WARNING)
 
 
@@ -156,6 +159,7 @@ def spare_worker(index: int) -> None:
 
     SLURM and Ctrl-C send signals to all processes at once, and a training that stops after its step still needs
     its workers. They end with it; a second SIGTERM, which a DataLoader sends to workers that do not, ends them, too.
+    On Linux a worker also ends when the training is killed, even if it is stuck in a file system at that time.
 
     Args:
         index: Number of the worker.
@@ -163,3 +167,5 @@ def spare_worker(index: int) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(WARNING, signal.SIG_IGN)  # the programs that it starts will ignore it, too
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SIGNAL_OF_PARENT, signal.SIGKILL)

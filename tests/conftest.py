@@ -31,13 +31,14 @@ def few_threads():
 
 
 @pytest.fixture(autouse=True)
-def seeds(monkeypatch):
-    monkeypatch.delenv(
-        "PL_GLOBAL_SEED", raising=False
-    )  # of a run in this process: Lightning's strategies seed by it
+def seeds():
+    """What a run in this process leaves in the environment would seed the strategies of later ones, in any process."""
+    os.environ.pop("PL_GLOBAL_SEED", None)
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    yield
+    os.environ.pop("PL_GLOBAL_SEED", None)  # the fixtures of the next module come before this one
 
 
 @pytest.fixture(autouse=True)

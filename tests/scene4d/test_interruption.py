@@ -72,6 +72,16 @@ def test_a_process_that_loads_data_and_its_pipes_outlive_a_warning():
     assert run(code)[0] == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_a_process_that_loads_data_ends_when_the_training_is_killed():
+    """It holds the standard output open, whose end is waited for here."""
+    code = "if os.fork() == 0:\n    interruption.spare_worker(0)\n    time.sleep(60)\n"
+    code += "time.sleep(0.5)\nos.kill(os.getpid(), signal.SIGKILL)"
+    began = time.monotonic()
+    assert run(code)[0] == -9
+    assert time.monotonic() - began < 30
+
+
 def test_the_end_of_a_worker_does_not_take_the_place_of_the_interruption():
     """torch raises when a worker is gone, wherever the main process is: it must not while this one comes to its end."""
     code = (

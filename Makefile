@@ -34,7 +34,7 @@ test: venv
 		--durations=10 -m "not slow and not gpu"
 
 test-slow: venv
-	$(PY) -m pytest -m "slow and not gpu"
+	$(PY) -m pytest --durations=30 -m "slow and not gpu"
 
 test-gpu: venv
 	$(PY) -m pytest -m gpu --show-capture=no --tb=short tests/gpu

@@ -16,10 +16,12 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from callbacks.rank_signs import Sign, SignBoard, place_of, sign_table
 from callbacks.ranks import LAUNCHER
+from scene4d.interruption import WHERE
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 5.0  # seconds between two looks
+WRITING = 0.5  # seconds in which workers print where they are
 START = 3  # times the limit, until a first batch is complete
 
 
@@ -99,8 +101,7 @@ class Watcher(threading.Thread):
         """Ends this process, whose main thread may be inside a collective, which no exception ends."""
         if why:
             log.error("%s\nthe run ends; --ckpt_path last goes on from the last checkpoint", why)
-        for worker in multiprocessing.active_children():  # one that hangs would stay
-            worker.kill()
+        self._end_workers()
         if self.rank == 0:
             self.done.wait(2 * self.interval + 1)  # the others read that they shall end
             if self.children is not None:
@@ -108,6 +109,19 @@ class Watcher(threading.Thread):
         elif os.environ.get(LAUNCHER) == str(os.getppid()):
             if why:
                 os.kill(os.getppid(), signal.SIGKILL)  # rank 0, which does not answer
-            self.done.wait(4 * self.interval + 10)  # it kills this one; Lightning kills a rank 0 that sees others end
+            self.done.wait(
+                4 * self.interval + 10
+            )  # it kills this one; Lightning kills a rank 0 that sees others end
         sys.stdout.flush()
         os._exit(1)
+
+    def _end_workers(self) -> None:
+        """Ends the processes that load data: one that hangs would stay. If this rank waits for them, they say where."""
+        workers = multiprocessing.active_children()
+        if workers and self.sign.doing == "data":
+            log.error("rank %d waits for its data; the processes that load them are here:", self.rank)
+            for worker in workers:
+                os.kill(worker.pid or 0, WHERE)
+            time.sleep(WRITING)
+        for worker in workers:
+            worker.kill()

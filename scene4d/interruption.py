@@ -8,6 +8,7 @@ protects the processes that are started meanwhile, such as pipes of data and com
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import NoReturn
 log = logging.getLogger(__name__)
 
 WARNING = signal.SIGUSR1
+WHERE = signal.SIGUSR2  # a process that loads data then prints the lines that it is in
 SIGNAL_OF_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2): what a process receives when its parent has ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, WARNING)
 
@@ -159,7 +161,8 @@ def spare_worker(index: int) -> None:
 
     SLURM and Ctrl-C send signals to all processes at once, and a training that stops after its step still needs
     its workers. They end with it; a second SIGTERM, which a DataLoader sends to workers that do not, ends them, too.
-    On Linux a worker also ends when the training is killed, even if it is stuck in a file system at that time.
+    On Linux a worker also ends when the training is killed, even if it is stuck in a file system at that time. At
+    SIGUSR2 it prints where it is.
 
     Args:
         index: Number of the worker.
@@ -167,5 +170,6 @@ def spare_worker(index: int) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(WARNING, signal.SIG_IGN)  # the programs that it starts will ignore it, too
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    faulthandler.register(WHERE)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SIGNAL_OF_PARENT, signal.SIGKILL)

@@ -94,6 +94,7 @@ def check_nothing_is_left(kept: Path) -> None:
 def test_a_rank_that_hangs(tmp_path, strategy, fault, doing, where):
     status, printed, seconds = start(fault, tmp_path, strategy)
     check_end(tmp_path, status, printed)
+    assert status == 1  # whichever rank ends first
     assert len(re.findall("no rank has given a sign of life for", printed)) == 1
     rows = {row[0]: row for row in re.findall(r"^ +(\d) +(\S+) +(\d+) +(\w+) +(\d+) +(.*)$", printed, re.M)}
     guilty = fault[-1]
@@ -101,6 +102,9 @@ def test_a_rank_that_hangs(tmp_path, strategy, fault, doing, where):
     assert rows[guilty][3] == doing and where in rows[guilty][5], printed
     assert all(LIMIT <= int(row[4]) <= LIMIT + 5 for row in rows.values()), printed
     assert "Traceback" not in printed
+    if doing == "data":  # the line of the process that does not answer
+        told = rf"^rank {guilty} waits for its data.*\n(.*\n)*? +File .*tests/faulty_ranks.py.* in faulty$"
+        assert re.search(told, printed, re.M), printed
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

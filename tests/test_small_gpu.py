@@ -96,20 +96,32 @@ def test_the_steps_of_a_training_are_measured(monkeypatch, tmp_path):
     assert 10 < steps < 10**6
 
 
+def keys(shard):
+    return tarfile.open(shard).getnames()[0].partition(".")[0]
+
+
 def test_shards_are_packed_into_pieces_and_unpacked(tmp_path):
-    shards, out = tmp_path / "in", tmp_path / "out"
+    shards, glb, out = tmp_path / "in", tmp_path / "glb", tmp_path / "out"
     noise = np.random.default_rng(0).integers(0, 256, (2, 2, 16, 16, 3), dtype=np.uint8)
     for name in ("rooms", "objects", "physics", "homography", "static"):
         for split in ("train", "val"):
             write_shard(shards / f"{name}-{split}-000000.tar", [SceneSample("a", name, noise, 12.0)])
+            if name != "homography":
+                write_shard(glb / f"{name}-{split}-000000.tar", [SceneSample("b", name, noise, 12.0)])
     environment = os.environ | {
-        "IN": str(shards), "HELD_OUT": str(shards), "OUT": str(out), "PIECE": "0", "WORKERS": "1",
+        "IN": str(shards), "GLB": str(glb), "HELD_OUT": str(shards), "OUT": str(out), "PIECE": "0", "WORKERS": "1",
         "PYTHON": sys.executable, "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     script = ["bash", "runs/pack_small_data.sh"]
     subprocess.run(script, cwd=ROOT, check=True, env=environment)
     pieces = sorted((out / "pieces").iterdir())
-    assert len(pieces) == 14  # PIECE 0: every shard is one
+    assert len(pieces) == 14 + 7  # PIECE 0: every shard is one
+    assert (
+        keys(out / "grids/objects-train-glb-000000.tar")
+        == keys(out / "scenes/rooms-train-glb-000000.tar")
+        == "b"
+    )
+    assert keys(out / "grids/objects-train-000000.tar") == "a" and not list(out.glob("*/*-val-glb-*"))
     whole = {path: path.read_bytes() for path in out.glob("*/*-*.tar")}
     assert {tarfile.open(piece).getnames()[0] for piece in pieces} == {str(p.relative_to(out)) for p in whole}
     for path in whole:

@@ -28,9 +28,9 @@ class HangWatch(L.Callback):
     waited. The time in which the whole run was suspended does not count.
 
     One table says of every rank: its machine, the last complete step, what it has been doing since its last sign
-    (starting, data, forward, backward, optimizer, validation, saving and so on), for how long, and in which line. A rank
-    that waits for its data also prints the lines that the processes which load them are in. The last checkpoint stays as
-    it is, and `--ckpt_path last` goes on from it.
+    (starting, data, forward, backward, optimizer, validation, saving and so on), for how long, and in which line. A
+    rank that waits for its data also prints the lines that the processes are in which load them. The last checkpoint
+    stays as it is, and `--ckpt_path last` goes on from it.
 
     Runs of one process are not watched.
 

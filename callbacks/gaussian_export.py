@@ -94,7 +94,11 @@ class GaussianExport(L.Callback):
         self.folders = SceneFolders(output, subfolders)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forgets earlier runs."""
+        """Forgets earlier runs.
+
+        Raises:
+            ValueError: There are no subfolders for more than one batch.
+        """
         self.folders.start(trainer)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -66,8 +66,12 @@ class GridExport(L.Callback):
         self.folders = SceneFolders(output, subfolders)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forgets earlier runs."""
-        self.folders.start(trainer)
+        """Forgets earlier runs.
+
+        Raises:
+            ValueError: There are no subfolders for more than one batch.
+        """
+        self.folders.start(trainer, self.limit)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leaves nothing but the scenes."""

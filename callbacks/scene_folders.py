@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sized
 from hashlib import blake2b
@@ -30,10 +31,23 @@ class SceneFolders:
         self.output, self.wanted, self.subfolders = output, subfolders, bool(subfolders)
         self.names, self.written = FreeNames(), list[str]()
 
-    def start(self, trainer: L.Trainer) -> None:
-        """Forgets earlier runs. All ranks call it together."""
+    def start(self, trainer: L.Trainer, limit: float = math.inf) -> None:
+        """Forgets earlier runs. All ranks call it together.
+
+        Args:
+            trainer: Knows how many batches come.
+            limit: The largest number of scenes that will be written.
+
+        Raises:
+            ValueError: There are no subfolders, although more than one batch will come.
+        """
         self.names, self.written = FreeNames(), []
         self.subfolders = several_batches(trainer) if self.wanted is None else self.wanted
+        count = min(limit, sum(trainer.num_predict_batches))
+        if not self.subfolders and 1 < count < math.inf:  # infinite: of a length that is unknown
+            raise ValueError(
+                f"subfolders: false takes one scene, and there are {count}; set subfolders: true"
+            )
         if trainer.world_size > 1:
             claims = self._root(trainer) / CLAIMS
             if trainer.is_global_zero:

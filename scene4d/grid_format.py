@@ -33,6 +33,9 @@ def write_grid(path: str | Path, batch: SceneBatch, index: int = 0) -> None:
         path: The safetensors file; its folder is made.
         batch: The grids.
         index: The place of the scene in the batch.
+
+    Raises:
+        ValueError: The camera of a view is not finite, although others are; a scene without known cameras has none.
     """
     images = (batch.images[index].detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     tensors = {
@@ -40,13 +43,22 @@ def write_grid(path: str | Path, batch: SceneBatch, index: int = 0) -> None:
         "frame_times": batch.frame_times[index].float(),
         "reference": batch.reference[index],
     }
-    cameras = batch.cameras
-    if cameras is not None and bool(torch.isfinite(cameras.c2w[index]).all()):
-        tensors |= {"c2w": cameras.c2w[index].float(), "intrinsics": cameras.intrinsics[index].float()}
     key = batch.keys[index] if batch.keys else str(index)
+    if batch.cameras is not None:
+        tensors |= _known(batch.cameras.c2w[index].float(), batch.cameras.intrinsics[index].float(), key)
     header = {"version": FORMAT_VERSION, "key": key, "source": batch.source[index]}
     with replacing(path) as temporary:
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=header)
+
+
+def _known(c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 3 3"], key: str) -> dict[str, Tensor]:
+    """Cameras as they are written: none where nothing is known of any (in a batch these are NaN)."""
+    finite = torch.isfinite(torch.cat([c2w.flatten(1), intrinsics.flatten(1)], 1)).all(1)
+    if not finite.any():
+        return {}
+    if not finite.all():
+        raise ValueError(f"the camera of view {int(finite.int().argmin())} of scene {key!r} is not finite")
+    return {"c2w": c2w, "intrinsics": intrinsics}
 
 
 def read_grid(path: str | Path) -> SceneBatch:

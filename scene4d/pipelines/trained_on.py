@@ -87,6 +87,8 @@ class TrainedOn:
             if (colour - colour.new_tensor(self.background)).abs().max() > SAME_COLOUR:
                 here, there = (_levels(x) for x in (colour, torch.tensor(self.background)))
                 found["background"] = f"a plain background of colour {here}, trained on {there} only"
+        if empty := empty_views(batch):
+            found["empty"] = empty
         return found
 
     def _unseen(self, batch: SceneBatch) -> References | None:
@@ -112,6 +114,19 @@ def plain_background(batch: SceneBatch) -> Float[Tensor, "3"] | None:
     colour = pixels.median(0).values
     same = ((pixels - colour).abs().amax(-1) < SAME_COLOUR).float().mean()
     return colour if same >= PLAIN else None
+
+
+def empty_views(batch: SceneBatch) -> str:
+    """The first view that shows one colour alone, or the same as the view before it; an empty text if there is none."""
+    for images, reference, key in zip(batch.images, batch.reference, batch.keys or [""] * len(batch.images)):
+        scene = f" of {key!r}" if key else ""
+        for number, (view, given) in enumerate(zip(images, reference)):
+            shown = view[given]  # n c h w
+            if len(shown) and (shown.amax((0, 2, 3)) - shown.amin((0, 2, 3))).max() < SAME_COLOUR:
+                return f"view {number}{scene} shows nothing but the colour {_levels(shown[0, :, 0, 0])}"
+            if number and reference[number - 1 : number + 1].all() and torch.equal(view, images[number - 1]):
+                return f"view {number}{scene} shows the same as view {number - 1}"
+    return ""
 
 
 def _levels(colour: Float[Tensor, "3"]) -> tuple[int, ...]:

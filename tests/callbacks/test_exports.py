@@ -135,6 +135,14 @@ def test_one_scene_goes_straight_into_the_folder(tmp_path):
         )
 
 
+def test_scenes_without_folders_of_their_own_are_refused_before_the_first(tmp_path):
+    with pytest.raises(ValueError, match="subfolders: false takes one scene, and there are 3"):
+        trainer(tmp_path, GridExport("out", subfolders=False)).predict(Fake(lambda b: b), batches(3))
+    assert not (tmp_path / "out").exists()
+    trainer(tmp_path, GridExport("out", subfolders=False, limit=1)).predict(Fake(lambda b: b), batches(3))
+    assert (tmp_path / "out/grid.safetensors").exists()
+
+
 def test_one_video_per_view_and_per_time_at_the_grid_s_own_size(tmp_path):
     trainer(tmp_path, GridExport("out", enlarge=2)).predict(Fake(lambda b: b), batches(1))
     scene = scene_batch().images[1]

@@ -41,6 +41,15 @@ def test_round_trip(tmp_path, cameras):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["grid.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["c2w", "intrinsics"])
+def test_one_camera_that_is_not_finite_is_named_and_nothing_written(tmp_path, name):
+    batch = grid_batch(True)
+    getattr(batch.cameras, name)[1, 2, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match="the camera of view 2 of scene 'b' is not finite"):
+        write_grid(tmp_path / "grid.safetensors", batch, index=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_cameras_filled_with_nan_are_left_out(tmp_path):
     batch = grid_batch(cameras=True)
     batch.cameras.c2w[0] = torch.nan

@@ -57,6 +57,22 @@ def test_each_difference_is_said_once(change, message, caplog):
     assert found == message.replace("\\", "")
 
 
+def test_views_that_show_nothing_are_named():
+    """As a capture whose files could not be decoded, or a single picture that was given several times."""
+    noise = torch.rand(1, 3, 2, 3, 8, 8)
+    batch = SceneBatch(
+        noise, None, torch.zeros(1, 2), torch.ones(1, 3, 2, dtype=torch.bool), ["user"], ["scene"]
+    )
+    trained = TrainedOn(8)
+    assert trained.differences(batch) == {}
+    batch.images = noise.index_fill(1, torch.tensor([2]), 0.0)
+    assert trained.differences(batch) == {"empty": "view 2 of 'scene' shows nothing but the colour (0, 0, 0)"}
+    batch.images = noise[:, [0, 1, 1]]
+    assert trained.differences(batch) == {"empty": "view 2 of 'scene' shows the same as view 1"}
+    batch.reference = reference_mask("both", 3, 2)[None]  # what is not given is not looked at
+    assert trained.differences(batch) == {}
+
+
 def test_many_differences_are_one_line(caplog):
     TrainedOn(64, [4], [9, 17], 12, WHITE).warn(grid(size=32, views=2))
     (record,) = caplog.records

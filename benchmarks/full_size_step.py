@@ -38,7 +38,8 @@ from scene4d.latent_grid import latent_frames
 from scene4d.networks import WanAutoencoder
 from scene4d.networks.autoencoder import autoencoder_fingerprint
 from scene4d.networks.wan import export
-from scene4d.sample_format import SceneSample, add_latents, encode_sample
+from scene4d.sample_changes import add_latents
+from scene4d.sample_format import SceneSample, encode_sample
 
 log = logging.getLogger(__name__)
 CHANNELS, STRIDE, TEXT = 16, 8, 4096

@@ -35,7 +35,8 @@ from preparation.writing.rewriting import (
 )
 from scene4d.networks.null_text import NULL_TEXT, read_null_text, write_null_text
 from scene4d.networks.text import TextEncoder
-from scene4d.sample_format import add_text, read_meta
+from scene4d.sample_changes import add_text
+from scene4d.sample_format import read_meta
 
 KEPT = 256  # embeddings kept in memory: clips of one video share their caption
 

@@ -15,7 +15,8 @@ import numpy as np
 import webdataset as wds
 
 from scene4d.atomic import replacing
-from scene4d.sample_format import SceneSample, decode_sample, encode_video
+from scene4d.sample_format import SceneSample, decode_sample
+from scene4d.sample_pictures import encode_video
 
 log = logging.getLogger(__name__)
 

@@ -51,7 +51,7 @@ from preparation.writing.rewriting import (
 from preparation.writing.variants import ClipVariants
 from scene4d.networks.autoencoder import autoencoder_fingerprint, encode_grid
 from scene4d.networks.contracts import Autoencoder
-from scene4d.sample_format import add_latents
+from scene4d.sample_changes import add_latents
 
 VARIANTS = ("frames", "variants", "size", "augmentation", "homography", "seed")
 

@@ -18,7 +18,6 @@ allow_pickle=False.
 
 from __future__ import annotations
 
-import io
 import json
 import zlib
 from collections.abc import Sequence
@@ -26,24 +25,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from scene4d.avif_video import decode_avif, encode_avif
-from scene4d.pictures import open_picture
 from scene4d.sample_arrays import (
-    LATENTS_NAME,
     LatentsEntry,
-    checked_member,
     decode_latents,
     decode_text,
     encode_array,
-    finite_half,
-    latents_name,
 )
 from scene4d.sample_meta import camera_problems, check_fps, check_meta
-from scene4d.video_files import write_h264
-from scene4d.video_files.colours import BT601, RGBFrames
-from scene4d.video_files.streams import open_alone
+from scene4d.sample_pictures import decode_depth, decode_view, encode_depth, encode_view
 
 FORMAT_VERSION = 1
 KEY_LENGTH = 200  # bytes of UTF-8; a member's name is the key and an ending, and file systems allow 255
@@ -94,7 +84,7 @@ class SceneSample:
 
 
 def encode_sample(sample: SceneSample, crf: int = 12, avif: int | None = None) -> dict[str, Any]:
-    """Encodes a scene as the members of one WebDataset sample; latents are added later, by `add_latents`.
+    """Encodes a scene as the members of one WebDataset sample; latents are added later, by `scene4d.sample_changes`.
 
     Args:
         sample: All views of a scene, with their pictures.
@@ -110,7 +100,6 @@ def encode_sample(sample: SceneSample, crf: int = 12, avif: int | None = None) -
     """
     _check(sample)
     v, t, h, w, _ = sample.images.shape
-    still = t == 1
     members: dict[str, Any] = {"meta.json": b""}  # comes first in the shard
     scale = 0.0
     if sample.depths is not None:
@@ -125,15 +114,11 @@ def encode_sample(sample: SceneSample, crf: int = 12, avif: int | None = None) -
     if sample.view_names:
         meta["view_names"] = sample.view_names
     for k in range(v):
-        if avif is not None:
-            members[f"view_{k:02d}.avif"] = encode_avif(sample.images[k], sample.fps, avif)
-        elif still:
-            members[f"view_{k:02d}.webp"] = _encode_still(sample.images[k, 0])
-        else:
-            members[f"view_{k:02d}.mp4"] = encode_video(sample.images[k], sample.fps, crf)
+        ending, data = encode_view(sample.images[k], sample.fps, crf, avif)
+        members[f"view_{k:02d}.{ending}"] = data
         if sample.depths is not None:
             stacked = np.round(sample.depths[k].reshape(-1, w) / scale).astype(np.uint16)
-            members[f"depth_{k:02d}.png"] = _encode_depth(stacked)
+            members[f"depth_{k:02d}.png"] = encode_depth(stacked)
     if sample.text is not None:
         members["text.npy"] = encode_array(sample.text)
         if sample.text_encoder:
@@ -143,81 +128,6 @@ def encode_sample(sample: SceneSample, crf: int = 12, avif: int | None = None) -
     encoded = {"__key__": sample.key, **members}
     read_meta(encoded)  # what could not be read is not written
     return encoded
-
-
-def add_latents(
-    members: dict[str, bytes],
-    latents: np.ndarray,
-    autoencoder: str,
-    size: tuple[int, int] | None = None,
-    geometry: Sequence[bool] | None = None,
-) -> dict[str, Any]:
-    """Adds latents to an encoded sample, in place of those it may have; all else stays to the byte.
-
-    Args:
-        members: As `decode_sample` takes them.
-        latents: `v z n y x` of all views, normalised, from frame 0 of the stored videos on; or `k v z n y x`, k
-            variants of the clip.
-        autoencoder: Fingerprint of what made them.
-        size: Height and width of the pictures that were encoded; None is the stored size.
-        geometry: One flag per variant, whether the stored cameras and depth are those of its pictures. None says so
-            of all, and then there must be as many views as stored.
-
-    Raises:
-        ValueError: There are more or fewer views than stored, or a value is not finite in float16; names the key.
-    """
-    meta, key = read_meta(members), str(members["__key__"])
-    variants = latents[None] if latents.ndim == 5 else latents
-    flags = (True,) * len(variants) if geometry is None else tuple(geometry)
-    if variants.ndim != 6 or (any(flags) and variants.shape[1] != meta["views"]):
-        raise ValueError(
-            f"sample {key!r} has {meta['views']} views, its latents v z n y x are {latents.shape}"
-        )
-    variants = finite_half(variants, key, "a latent")
-    stored = size or (meta["height"], meta["width"])
-    entry = LatentsEntry(autoencoder, variants.shape[2:], variants.shape[1], stored, flags)
-    added = {
-        latents_name(view, variant): encode_array(variants[variant, view])
-        for variant, view in np.ndindex(variants.shape[:2])
-    }
-    kept, meta = _without(members, meta, [name for name in members if LATENTS_NAME.fullmatch(name)])
-    return _with(kept, meta | {"latents": entry.to_json(meta)}, added)
-
-
-def add_text(members: dict[str, bytes], text: np.ndarray | None, encoder: str) -> dict[str, Any]:
-    """Puts a caption embedding into an encoded sample, in place of the one it may have; all else stays to the byte.
-
-    Args:
-        members: As `decode_sample` takes them.
-        text: `l d` without padding; None leaves the sample without an embedding.
-        encoder: Fingerprint of the text encoder that made it.
-
-    Raises:
-        ValueError: It is no matrix, or a value is not finite in float16; names the key.
-    """
-    meta, key = read_meta(members), str(members["__key__"])
-    kept, meta = _without(members, meta, ["text.npy"])
-    meta.pop("text", None)
-    if text is None:
-        return _with(kept, meta, {})
-    if text.ndim != 2:
-        raise ValueError(f"sample {key!r}: a caption embedding must be l d, is {text.shape}")
-    data = encode_array(finite_half(text, key, "a caption embedding"))
-    return _with(kept, meta | {"text": {"encoder": encoder, "shape": list(text.shape)}}, {"text.npy": data})
-
-
-def _without(members: dict[str, bytes], meta: dict, names: Sequence[str]) -> tuple[dict[str, bytes], dict]:
-    """The members and meta.json without some members and their checksums."""
-    kept = {name: data for name, data in members.items() if name not in names}
-    checksums = {name: value for name, value in meta.get("crc32", {}).items() if name not in names}
-    return kept, meta | {"crc32": checksums} if "crc32" in meta else meta
-
-
-def _with(members: dict[str, bytes], meta: dict, added: dict[str, bytes]) -> dict[str, Any]:
-    """The members and `added`, with a meta.json that holds their checksums."""
-    checksums = meta.get("crc32", {}) | {name: zlib.crc32(data) for name, data in added.items()}
-    meta = meta | {"crc32": checksums} if checksums else meta
-    return {**members, **added, "meta.json": json.dumps(meta).encode()}
 
 
 def read_meta(members: dict[str, bytes]) -> dict:
@@ -278,11 +188,11 @@ def decode_sample(
     if entry:
         images = np.broadcast_to(np.uint8(0), (len(chosen), meta["frames"], *entry.size, 3))
     else:
-        images = np.stack([_decode_view(members, meta, k) for k in chosen])
+        images = np.stack([decode_view(members, meta, k) for k in chosen])
     geometry = entry is None or entry.geometry[variant]
     depths = None
     if depth and geometry and meta["depth_frames"]:
-        stacked = [_decode_depth(members, meta, k) for k in chosen]
+        stacked = [decode_depth(members, meta, k) for k in chosen]
         shape = (len(chosen), len(meta["depth_frames"]), meta["height"], meta["width"])
         depths = np.stack(stacked).reshape(shape).astype(np.float32) * np.float32(meta["depth_scale"])
     c2w, intrinsics = (
@@ -319,71 +229,6 @@ def _view_names(meta: dict, views: Sequence[int], key: str) -> list[str]:
     if names and len(names) != meta["views"]:
         raise ValueError(f"sample {key!r} has {meta['views']} views, but {len(names)} view_names")
     return [str(names[k]) for k in views] if names else []
-
-
-def encode_video(frames: np.ndarray, fps: float, crf: int = 12) -> bytes:
-    """uint8 `t h w 3` -> mp4 bytes (H.264, 4:4:4 so that small frames keep their colours)."""
-    buffer = io.BytesIO()
-    # one thread and no wider instructions than SSE: with either, x264 gives other bytes now and then
-    options = {"crf": str(crf), "preset": "slow", "x264-params": "asm=SSE2,SSSE3,SSE4.2"}
-    write_h264(buffer, frames, round(fps), "yuv444p", options, threads=1)
-    return buffer.getvalue()
-
-
-def decode_video(data: bytes) -> np.ndarray:
-    """mp4 bytes -> uint8 `t h w 3`. One decoding thread: workers are processes already."""
-    with open_alone(io.BytesIO(data)) as container:
-        container.streams.video[0].thread_type = "NONE"
-        rgb = RGBFrames(unnamed=BT601)  # older shards do not name what `encode_video` uses
-        return np.stack([rgb.convert(frame) for frame in container.decode(video=0)])
-
-
-def _decode_view(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
-    key, shape = members["__key__"], (meta["frames"], meta["height"], meta["width"])
-    names = [f"view_{view:02d}.{suffix}" for suffix in ("mp4", "webp", "avif")]
-    name = next((n for n in names if n in members), None)
-    if name is None:
-        raise ValueError(f"sample {key!r} has none of {', '.join(names)}")
-    data = checked_member(members, meta, name)
-    try:
-        if name.endswith("mp4"):
-            frames = decode_video(data)
-        elif name.endswith("avif"):
-            frames = decode_avif(data)
-        else:
-            frames = np.asarray(open_picture(io.BytesIO(data)).convert("RGB"))[None]
-    except Exception as error:  # PyAV and Pillow raise many types; one clear line for all of them
-        raise ValueError(f"sample {key!r}: {name} cannot be decoded: {error}") from error
-    if frames.shape != (*shape, 3):
-        raise ValueError(f"sample {key!r}: {name} is {frames.shape[:3]}, meta.json says {shape}")
-    return frames
-
-
-def _decode_depth(members: dict[str, bytes], meta: dict, view: int) -> np.ndarray:
-    name, shape = f"depth_{view:02d}.png", (len(meta["depth_frames"]) * meta["height"], meta["width"])
-    data = checked_member(members, meta, name)
-    try:
-        stacked = np.asarray(open_picture(io.BytesIO(data)), np.uint16)
-    except Exception as error:
-        raise ValueError(f"sample {members['__key__']!r}: {name} cannot be decoded: {error}") from error
-    if stacked.shape != shape:
-        raise ValueError(
-            f"sample {members['__key__']!r}: {name} is {stacked.shape}, meta.json says {shape}, that is "
-            f"{len(meta['depth_frames'])} frames of {meta['height']} x {meta['width']}"
-        )
-    return stacked
-
-
-def _encode_still(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()
-
-
-def _encode_depth(stacked: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(stacked).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def check_key(key: str) -> None:

@@ -30,7 +30,9 @@ WITHIN_SCENE4D = {
     "sample_meta": set(),
     "sample_arrays": set(),
     "avif_video": {"pictures"},
-    "sample_format": {"types", "sample_arrays", "sample_meta", "video_files", "pictures", "avif_video"},
+    "sample_pictures": {"sample_arrays", "video_files", "pictures", "avif_video"},
+    "sample_format": {"sample_arrays", "sample_meta", "sample_pictures"},
+    "sample_changes": {"sample_arrays", "sample_format"},
     "grid_format": {"types"},
     "diffusion": {"types", "latent_grid"},
     "losses": {"types", "latent_grid", "geometry"},
@@ -61,7 +63,7 @@ FOR_DATAMODULES = {
     "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
     "interruption", "references", "stages", "pictures",
 }  # fmt: skip
-FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta", "avif_video"}
+FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta", "sample_pictures", "sample_changes", "avif_video"}
 # they run the autoencoder and the text encoder so that training need not
 MORE_FOR = {
     "preparation/captions.py": {"networks"},

@@ -8,7 +8,7 @@ import pytest
 
 from main import main
 from scene4d.grid_format import read_grid
-from scene4d.sample_format import encode_video
+from scene4d.sample_pictures import encode_video
 
 ROOT = Path(__file__).parents[1]
 

@@ -36,8 +36,9 @@ from scene4d.networks.null_text import read_null_text
 from scene4d.networks.pretrained import load_initial_weights, read_weights
 from scene4d.networks.text import Umt5Encoder
 from scene4d.pictures import open_picture
-from scene4d.sample_format import SceneSample, add_text, decode_sample, encode_sample
-from scene4d.sample_format import add_latents as add_latents_to
+from scene4d.sample_changes import add_latents as add_latents_to
+from scene4d.sample_changes import add_text
+from scene4d.sample_format import SceneSample, decode_sample, encode_sample
 from scene4d.video_files import video_info
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,8 @@ from datamodules.loader import ResumableLoader
 from datamodules.mixture import Ingredient, MixedBatches
 from datamodules.selection import GridSelection
 from datamodules.sources import GridReader, Source
-from scene4d.sample_format import encode_sample, encode_video
+from scene4d.sample_format import encode_sample
+from scene4d.sample_pictures import encode_video
 
 DRAWS = 10
 

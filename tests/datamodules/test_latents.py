@@ -23,7 +23,8 @@ from datamodules.sources import GridReader
 from preparation.latents import with_latents
 from preparation.writing.variants import ClipVariants
 from scene4d.networks.autoencoder import PatchAutoencoder, autoencoder_fingerprint, encode_grid
-from scene4d.sample_format import add_text, decode_sample, encode_sample
+from scene4d.sample_changes import add_text
+from scene4d.sample_format import decode_sample, encode_sample
 
 
 def moving(scene, key, **shape):

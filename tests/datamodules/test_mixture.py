@@ -16,7 +16,8 @@ from datamodules.references import ReferencePolicy
 from datamodules.selection import GridSelection
 from datamodules.shards import expand_urls
 from datamodules.sources import GridReader, Source
-from scene4d.sample_format import encode_sample, encode_video
+from scene4d.sample_format import encode_sample
+from scene4d.sample_pictures import encode_video
 from scene4d.types import SceneBatch
 
 WEIGHTS = {"objects": 0.4, "physics": 0.2, "homography": 0.2, "static": 0.2}

@@ -9,7 +9,8 @@ import webdataset as wds
 
 from datamodules import ReferenceVideos, read_references
 from datamodules.reference_checks import movement_hint, shared_frame_psnr, still_share
-from scene4d.sample_format import decode_sample, encode_video
+from scene4d.sample_format import decode_sample
+from scene4d.sample_pictures import encode_video
 
 SHARDS = "assets/small/shards"
 

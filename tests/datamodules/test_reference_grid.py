@@ -8,7 +8,7 @@ import torch
 
 from datamodules import ReferenceVideos, read_references
 from scene4d.references import reference_mask
-from scene4d.sample_format import encode_video
+from scene4d.sample_pictures import encode_video
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datamodules import ReferenceVideos
 from datamodules.middle_cut import read_middles
-from scene4d.sample_format import decode_video, encode_video
+from scene4d.sample_pictures import decode_video, encode_video
 from scene4d.video_files import frame_times
 
 GREYS = 4  # grey levels from one frame to the next

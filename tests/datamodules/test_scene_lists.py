@@ -6,7 +6,7 @@ import pytest
 from datamodules import ReferenceVideos
 from datamodules.reference_grid import ReferenceScene
 from datamodules.scene_lists import list_scenes
-from scene4d.sample_format import encode_video
+from scene4d.sample_pictures import encode_video
 
 
 @pytest.fixture

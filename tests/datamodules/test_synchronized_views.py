@@ -9,7 +9,7 @@ from PIL import Image
 
 from datamodules import SynchronizedViews, read_views
 from datamodules.synchronized_views import VideoView, read_picture
-from scene4d.sample_format import encode_video
+from scene4d.sample_pictures import encode_video
 
 STEP = 8  # grey levels from one frame to the next
 

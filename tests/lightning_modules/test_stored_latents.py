@@ -74,7 +74,7 @@ def test_losses_and_pictures_are_those_of_encoding(folder, tmp_path, monkeypatch
     pictures = main(["fit", "--config", config(folder, tmp_path / "pictures", latents=False)])
     wanted = {name: value for name, value in pictures.trainer.callback_metrics.items() if "loss" in name}
     assert {"train/loss", "val/loss_objects", "val/loss"} <= set(wanted)
-    monkeypatch.setattr("scene4d.sample_format.decode_video", None)  # videos are not decoded
+    monkeypatch.setattr("scene4d.sample_pictures.decode_video", None)  # videos are not decoded
     found = main(["fit", "--config", config(folder, tmp_path / "latents", latents=True)])
     for name, value in wanted.items():
         torch.testing.assert_close(found.trainer.callback_metrics[name], value, rtol=2e-4, atol=0)

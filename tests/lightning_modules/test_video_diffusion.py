@@ -23,7 +23,8 @@ from scene4d.evaluation.linear_predictor import write_linear_predictor
 from scene4d.grid_format import read_grid
 from scene4d.networks import PatchAutoencoder, WanGridTransformer
 from scene4d.pipelines import GridGenerator
-from scene4d.sample_format import SceneSample, encode_sample, encode_video
+from scene4d.sample_format import SceneSample, encode_sample
+from scene4d.sample_pictures import encode_video
 
 SIZE, VIEWS, FRAMES = 32, 3, 9
 

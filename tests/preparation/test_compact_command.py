@@ -5,7 +5,8 @@ import pytest
 
 from datamodules.shards import read_shard
 from preparation.compact import compacted, main
-from scene4d.sample_format import SceneSample, add_latents, decode_sample, encode_sample
+from scene4d.sample_changes import add_latents
+from scene4d.sample_format import SceneSample, decode_sample, encode_sample
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from scene4d.sample_format import SceneSample, add_latents, add_text, decode_sample, encode_sample
+from scene4d.sample_changes import add_latents, add_text
+from scene4d.sample_format import SceneSample, decode_sample, encode_sample
 
 LATENTS = np.random.default_rng(0).normal(size=(3, 4, 2, 2, 3)).astype(np.float32)  # v z n y x
 

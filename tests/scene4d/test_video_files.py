@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from scene4d.sample_format import decode_video, encode_video
+from scene4d.sample_pictures import decode_video, encode_video
 from scene4d.video_files import frame_times, read_frames, video_info
 from scene4d.video_files.frames import _nearest
 from scene4d.video_files.streams import Shown, decoded

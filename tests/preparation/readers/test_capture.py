@@ -9,7 +9,8 @@ import webdataset
 from preparation.readers import capture
 from preparation.readers.qualisys import read_calibration
 from preparation.writing import jobs
-from scene4d.sample_format import decode_sample, encode_video
+from scene4d.sample_format import decode_sample
+from scene4d.sample_pictures import encode_video
 
 # the first camera of pose2sim's demo, as its calibration file has it
 CAMERA = """<camera active="1" serial="cam{name}">

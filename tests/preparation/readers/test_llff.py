@@ -9,7 +9,7 @@ from PIL import Image
 
 from preparation.readers.llff import LLFF
 from preparation.readers.llff_video import LLFFVideo
-from scene4d.sample_format import encode_video
+from scene4d.sample_pictures import encode_video
 
 MIDDLE = (SIZE[1] / 2, SIZE[0] / 2)
 SQUARE = (FOCAL[0], FOCAL[0])

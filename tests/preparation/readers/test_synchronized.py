@@ -6,7 +6,7 @@ import numpy as np
 from miniature import POINTS, arc, draw, prove, read
 
 from preparation.readers.synchronized import Synchronized
-from scene4d.sample_format import encode_video
+from scene4d.sample_pictures import encode_video
 
 SIDE = 128
 FOCAL = (35 / 23.76 * SIDE,) * 2

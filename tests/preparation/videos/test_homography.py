@@ -11,7 +11,8 @@ import webdataset
 from preparation.videos import homography
 from preparation.videos.package_videos import VIDEOS, find_package_videos
 from preparation.videos.video_clips import Video, Window, cut_clips, find_shots, find_windows, random_square
-from scene4d.sample_format import decode_sample, encode_video
+from scene4d.sample_format import decode_sample
+from scene4d.sample_pictures import encode_video
 from scene4d.video_files import video_info
 
 SIZE = 16

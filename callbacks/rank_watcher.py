@@ -24,6 +24,14 @@ INTERVAL = 5.0  # seconds between two looks
 WRITING = 0.5  # seconds in which workers print where they are
 START = 3  # times the limit, until a first batch is complete
 
+# Held while the thread is at work. A fork waits for its end: a process that loads data would inherit whatever lock the
+# thread holds at that moment, and wait for ever.
+_at_work = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_at_work.acquire, after_in_parent=_at_work.release, after_in_child=_at_work.release
+    )
+
 
 class Watcher(threading.Thread):
     """Shows this rank's signs of life to the others and looks at theirs; the main thread may be stuck.
@@ -64,8 +72,9 @@ class Watcher(threading.Thread):
             # a process that was suspended is late, which says nothing about its life
             passed, before = min(now - before, 2 * self.interval), now
             try:
-                self._show(now)
-                self._look(passed)
+                with _at_work:
+                    self._show(now)
+                    self._look(passed)
             except RuntimeError as error:  # the store is gone, and with it the rank or torchrun that kept it
                 self._count(passed, self._seen)
                 if self._quiet >= self.limit:

@@ -63,7 +63,13 @@ FOR_DATAMODULES = {
     "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
     "interruption", "references", "stages", "pictures",
 }  # fmt: skip
-FOR_PREPARATION = FOR_DATAMODULES | {"atomic", "sample_meta", "sample_pictures", "sample_changes", "avif_video"}
+FOR_PREPARATION = FOR_DATAMODULES | {
+    "atomic",
+    "sample_meta",
+    "sample_pictures",
+    "sample_changes",
+    "avif_video",
+}
 # they run the autoencoder and the text encoder so that training need not
 MORE_FOR = {
     "preparation/captions.py": {"networks"},

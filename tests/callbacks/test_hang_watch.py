@@ -1,6 +1,8 @@
 """When a run counts as hung, what is said of it, and what is left alone."""
 
+import os
 import threading
+import time
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -114,6 +116,35 @@ def test_other_ranks_end_when_they_are_told_or_when_rank_0_is_gone(monkeypatch):
     with pytest.raises(Ended) as end:
         wait(2)
     assert str(end.value) == ""
+
+
+class BusyBoard(Board):
+    """Writing takes a while, as over a network."""
+
+    busy, writes = False, 0
+
+    def put(self, rank, sign):
+        self.busy, self.writes = True, self.writes + 1
+        time.sleep(0.01)
+        super().put(rank, sign)
+        self.busy = False
+
+
+def test_no_process_is_forked_while_the_watch_is_at_work():
+    """It would inherit the locks that the other thread holds."""
+    board = BusyBoard(1)
+    watched = Watcher(board, 0, 1000.0)
+    watched.interval = 1e-4
+    watched.start()
+    try:
+        for _ in range(20):
+            if (pid := os.fork()) == 0:
+                os._exit(board.busy)
+            assert os.waitpid(pid, 0)[1] == 0
+        assert board.writes > 10
+    finally:
+        watched.done.set()
+        watched.join()
 
 
 def test_the_table_says_who_does_what_where():

@@ -27,6 +27,7 @@ from callbacks.step_flops import StepFlops
 from lightning_modules.video_diffusion import VideoDiffusion
 from scene4d.distributed.checkpointing import checkpoint_blocks
 from scene4d.distributed.fsdp import shard_blocks
+from scene4d.distributed.view_parallel import split_views
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Plan:
         replicas: Copies of the weights of FSDP2, each split over ranks / replicas (HSDP); 1 splits over all.
         checkpointing: What the backward pass computes again.
         accumulated: Batches of every rank per optimizer step.
+        views: Neighbouring ranks of FSDP2 that share a batch, each with some views of its grids.
     """
 
     strategy: str
@@ -46,6 +48,7 @@ class Plan:
     replicas: int = 1
     checkpointing: str = "none"
     accumulated: int = 1
+    views: int = 1
 
 
 @dataclass
@@ -175,6 +178,9 @@ def network_of(setup: Setup, plan: Plan) -> nn.Module:
     if plan.strategy == "fsdp2":
         half = torch.bfloat16 if setup.half else None  # as `Training` does
         shard_blocks(network, mesh_of(plan), half)  # type: ignore[arg-type]
+        if plan.views > 1:
+            shape = (plan.ranks // plan.views, plan.views)
+            split_views(network, init_device_mesh("cpu", shape, mesh_dim_names=("batch", "view"))["view"])
     return network
 
 
@@ -197,10 +203,13 @@ def dry_step(setup: Setup, grid: Grid, plan: Plan) -> Step:
     """Counts what a rank needs for a step, and what it computes and sends.
 
     Raises:
-        ValueError: The number of copies does not divide the number of ranks.
+        ValueError: The number of copies, or of ranks that share a batch, does not divide the number of ranks, or the
+            views of a grid cannot be split.
     """
     if plan.ranks % plan.replicas:
         raise ValueError(f"{plan.ranks} GPUs cannot hold {plan.replicas} copies of the weights of equal size")
+    if plan.ranks % plan.views:
+        raise ValueError(f"{plan.ranks} GPUs cannot be grouped by {plan.views}, each on some views of a grid")
     with absent_ranks(plan.ranks):
         with torch.device("meta"):
             network = network_of(setup, plan)

@@ -54,6 +54,7 @@ def measure(
     strategies: Sequence[str],
     checkpointing: Sequence[str] | None,
     ranks: Sequence[int] = RANKS,
+    views: int = 1,
 ) -> list[Measured]:
     """Runs two steps of every case on real ranks, and logs a table.
 
@@ -63,10 +64,14 @@ def measure(
         strategies: "ddp", "fsdp2" or both.
         checkpointing: Kinds of it; None is the config's.
         ranks: Numbers of ranks.
+        views: How many ranks of FSDP2 share a grid, where there are that many.
     """
     setup = read_setup(configs, changes)
     kinds = checkpointing or [setup.checkpointing]
-    plans = [Plan(x, n, 1, kind) for n, x, kind in product(ranks, strategies, kinds)]
+    plans = [
+        Plan(x, n, 1, kind, views=views if x == "fsdp2" and n % views == 0 else 1)
+        for n, x, kind in product(ranks, strategies, kinds)
+    ]
     dry = [dry_step(setup, setup.grid_of(setup.stages[0]), plan) for plan in plans]
     with tempfile.TemporaryDirectory() as folder:
         arguments = (Path(folder), list(configs), changes, plans)
@@ -86,12 +91,15 @@ def measure(
 
 def show(measured: Sequence[Measured]) -> None:
     """Logs a table in Markdown."""
-    log.info("| ranks | strategy | checkpointing | kept, MB | estimated | peak, MB | estimated | error |")
-    log.info("|---|---|---|---|---|---|---|---|")
+    log.info(
+        "| ranks | strategy | views over | checkpointing | kept, MB | estimated | peak, MB | estimated | error |"
+    )
+    log.info("|---|---|---|---|---|---|---|---|---|")
     for x in measured:
         cells = " | ".join(f"{y / 1e6:.2f}" for y in (x.kept, x.estimated_kept, x.peak, x.estimated))
         log.info(
-            "| %d | %s | %s | %s | %.1f%% |", x.plan.ranks, x.plan.strategy, x.plan.checkpointing, cells, 100 * x.error
+            "| %d | %s | %d | %s | %s | %.1f%% |",
+            x.plan.ranks, x.plan.strategy, x.plan.views, x.plan.checkpointing, cells, 100 * x.error,
         )  # fmt: skip
 
 

@@ -83,9 +83,9 @@ def estimates(setup: Setup, options: Namespace, rates: Rates) -> Iterator[Estima
         grid = setup.grid_of(stage)
         for strategy in options.strategies:
             for checkpointing in options.checkpointing or [setup.checkpointing]:
-                replicas = options.replicas if strategy == "fsdp2" else 1
-                count = setup.accumulated(grid, options.gpus)
-                plan = Plan(strategy, options.gpus, replicas, checkpointing, count)
+                replicas, views = (options.replicas, options.views) if strategy == "fsdp2" else (1, 1)
+                count = setup.accumulated(grid, options.gpus // views)
+                plan = Plan(strategy, options.gpus, replicas, checkpointing, count, views)
                 yield estimate(setup, stage, grid, plan, rates, stage.until - begin)
         begin = stage.until
 
@@ -109,6 +109,7 @@ def row(number: int, found: Estimate, rates: Rates) -> str:
     bytes_ = (step.parameters, step.optimizer, step.gradients + step.buckets, step.gathered, step.activations)
     fits = "" if step.peak <= rates.memory * GB else f" (more than {rates.memory:g})"
     name = plan.strategy if plan.replicas == 1 else f"{plan.strategy}, {plan.replicas} copies"
+    name += f", views over {plan.views}" if plan.views > 1 else ""
     cells = [
         f"{number}: {found.grid.views} x {found.grid.frames}", name, plan.checkpointing, str(plan.accumulated),
         *(f"{x / GB:.2f}" for x in bytes_), f"{step.peak / GB:.2f}{fits}",
@@ -141,6 +142,7 @@ def command_line() -> ArgumentParser:
     add("--gpus", type=int, default=8, help="number of GPUs")
     add("--strategies", nargs="+", choices=("ddp", "fsdp2"), default=["ddp", "fsdp2"])
     add("--replicas", type=int, default=1, help="copies of the weights of fsdp2, as many as nodes for HSDP")
+    add("--views", type=int, default=1, help="GPUs of fsdp2 that share a grid, each with some of its views")
     kinds = ("none", "selective", "full")
     add("--checkpointing", nargs="+", choices=kinds, default=None, help="instead of the config's")
     add("--measure", type=bool, default=False, help="measure memory on 1, 2 and 4 CPU ranks instead")
@@ -161,7 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> list[object]:
     try:
         found: list[object]
         if options.measure:
-            found = [*measure(options.config, changes, options.strategies, options.checkpointing)]
+            found = [
+                *measure(
+                    options.config, changes, options.strategies, options.checkpointing, views=options.views
+                )
+            ]
         else:
             found = [*show(read_setup(options.config, changes), options, rates)]
     except ValueError as error:

@@ -111,6 +111,25 @@ def test_copies_of_the_weights_sum_gradients_among_themselves(setup):
         dry_step(setup, setup.grid, Plan("fsdp2", 8, 3))
 
 
+def test_views_over_ranks_halve_the_activations_and_exchange_tokens(setup):
+    whole, split = (dry_step(setup, setup.grid, Plan("fsdp2", 4, views=n)) for n in (1, 2))
+    assert split.kept == whole.kept and split.flops == pytest.approx(whole.flops / 2, rel=0.01)
+    assert split.activations == pytest.approx(whole.activations / 2, rel=0.1)
+    exchanged = [x for x in split.collectives if x.kind == "all-to-all"]
+    config, latents = setup.network().base.config, setup.grid.latents(1)
+    heads = (
+        config.num_attention_heads * latents.numel() // config.patch_size[1] ** 2 // 2
+    )  # of the tokens of a rank
+    forward, backward = (4 * (k * heads * config.attention_head_dim + heads) for k in (4, 8))
+    assert [x.size for x in exchanged] == 3 * [forward] + 3 * [backward]
+    assert {x.ranks for x in exchanged} == {(0, 1)} and exchanged[0].sent == forward / 2
+    # the result of the forward pass is put together again
+    (gathered,) = [x for x in split.collectives if x.kind == "all-gather" and x.ranks == (0, 1)]
+    assert gathered.size == 4 * setup.grid.latents(setup.network().channels).numel()
+    with pytest.raises(ValueError, match="4 GPUs cannot be grouped by 3"):
+        dry_step(setup, setup.grid, Plan("fsdp2", 4, views=3))
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_checkpointing_trades_memory_for_computation(setup, strategy):
     none, some, full = (
@@ -143,6 +162,8 @@ def test_rates():
         0.5 / 20
     )  # half from the other node, by two adapters
     assert seconds("all-reduce", 0, 2) == pytest.approx(2 * 0.5 / 10)  # by one
+    assert seconds("all-to-all", 0, 1) == pytest.approx(0.5 / 100)
+    assert seconds("all-to-all", 0, 1, 2, 3) == pytest.approx(0.5 / 10)  # every rank by its own
 
 
 def test_released_autoencoders():
@@ -204,14 +225,16 @@ def test_a_reconstruction(tmp_path):
 
 
 @pytest.mark.slow  # processes of their own
-@pytest.mark.parametrize("half, strategies", [(False, ["ddp", "fsdp2"]), (True, ["fsdp2"])])
-def test_memory_is_that_of_real_ranks(tmp_path, half, strategies):
+@pytest.mark.parametrize(
+    "half, strategies, views", [(False, ["ddp", "fsdp2"], 1), (True, ["fsdp2"], 1), (False, ["fsdp2"], 2)]
+)
+def test_memory_is_that_of_real_ranks(tmp_path, half, strategies, views):
     """Estimated within 15% on 1, 2 and 4 gloo ranks; weights, gradients and optimizer exactly."""
     config = tmp_path / "x.yaml"
     text = WIDE.format(base=f"{ROOT}/{STAGE1}") + (HALF if half else "")
     config.write_text(text.replace("heads: 6", "heads: 3") if half else text)
     kinds = ["full"] if half else ["none", "full"]
-    found = measure([str(config)], SMALL, strategies, kinds)
+    found = measure([str(config)], SMALL, strategies, kinds, views=views)
     assert len(found) == 3 * len(strategies) * len(kinds)
     for x in found:
         assert x.kept == x.estimated_kept, x

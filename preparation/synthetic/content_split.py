@@ -56,13 +56,17 @@ def held_out_groups(groups: Mapping[str, str], share: float = 0.125) -> set[str]
         share: Smallest share of all assets that is held out.
 
     Raises:
-        ValueError: There are fewer than two groups, so that nothing can be held out.
+        ValueError: There are fewer than two groups, or all are too large, so that nothing can be held out.
     """
     sizes = Counter(groups.values())
     limit = max(2.0, LARGEST_HELD_OUT_SHARE * len(groups))
     candidates = sorted((name for name, size in sizes.items() if size <= limit), key=_shuffled)
     if len(sizes) < 2 or not candidates:
-        raise ValueError(f"{len(groups)} assets form {len(sizes)} content groups; cannot hold any out")
+        names = ", ".join(sorted(groups)[:3]) + (", ..." if len(groups) > 3 else "")
+        raise ValueError(
+            f"{len(groups)} assets ({names}) form {len(sizes)} content groups, and what is held out must be of another "
+            f"group than what trains: at least 2 groups are needed, one of them of at most {limit:.0f} assets"
+        )
     chosen: set[str] = set()
     for name in candidates:
         if sum(sizes[k] for k in chosen) >= share * len(groups):

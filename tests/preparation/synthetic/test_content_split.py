@@ -36,7 +36,9 @@ def test_large_groups_always_train():
 
 
 def test_one_group_cannot_be_split():
-    with pytest.raises(ValueError, match="2 assets form 1 content groups"):
+    with pytest.raises(
+        ValueError, match=r"2 assets \(a, b\) form 1 content groups, .*at least 2 groups are needed"
+    ):
         held_out_groups({"a": "a", "b": "a"})
 
 

@@ -1,39 +1,18 @@
 """Numbers of two ranks with gloo: means, totals, scores, times, throughput, the slowest rank, and no false alarm."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from rank_processes import ROOT, run_ranks
 
 pytestmark = pytest.mark.slow  # two processes import everything
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What every case returned on rank 0; rank 1 is checked to have the same wherever both know it."""
     folder = tmp_path_factory.mktemp("ranks")
-    port = str(20000 + os.getpid() % 20000)
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT),
-              "OMP_NUM_THREADS": "1", "NODE_RANK": "0"}  # fmt: skip
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/gloo_cases.py"), str(folder)], cwd=folder,
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in "01"
-    ]  # fmt: skip
-    try:
-        for process in ranks:
-            printed, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, printed[-4000:]
-    finally:
-        for process in ranks:
-            process.kill()
+    run_ranks(2, folder, [str(ROOT / "tests/gloo_cases.py"), str(folder)])
     return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -1,47 +1,18 @@
 """FSDP2 and DDP on 2 and 4 ranks train as one device does, and go on from each other's checkpoints."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from rank_processes import ROOT, run_ranks
 
 pytestmark = pytest.mark.slow  # processes import everything
-ROOT = Path(__file__).parents[1]
 KINDS = ("diffusion", "reconstruction")
 STEPS = 20
 
 
 def train(ranks, folder, *cases):
     """Runs the cases of `sharded_cases.py` on so many ranks, one after the other."""
-    started(ranks, folder, [str(ROOT / "tests/sharded_cases.py"), str(folder), *map(json.dumps, cases)])
-
-
-def started(ranks, folder, line):
-    """Runs a script as so many ranks, in a folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0",
-              "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *line], cwd=folder,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-    try:
-        for process in processes:
-            printed, _ = process.communicate(timeout=500)
-            assert process.returncode == 0, printed[-4000:]
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(ranks, folder, [str(ROOT / "tests/sharded_cases.py"), str(folder), *map(json.dumps, cases)])
 
 
 def found(folder, name):

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from test_sharded_training import ROOT, case, found, started, train
+from rank_processes import ROOT, run_ranks
+from test_sharded_training import case, found, train
 
 from callbacks import FSDP2
 
@@ -16,7 +17,7 @@ TOLERANCE = {"float64": 1e-13, "float32": 1e-6, "bfloat16": 3e-2}
 def ranks(request, tmp_path_factory):
     """What `view_cases.py` finds on so many ranks: of every rank errors of attention and networks, refusals, FLOPs."""
     folder = tmp_path_factory.mktemp("views")
-    started(request.param, folder, [str(ROOT / "tests/view_cases.py"), str(folder)])
+    run_ranks(request.param, folder, [str(ROOT / "tests/view_cases.py"), str(folder)])
     return json.loads((folder / "found.json").read_text())
 
 

@@ -118,9 +118,8 @@ class Watcher(threading.Thread):
         elif os.environ.get(LAUNCHER) == str(os.getppid()):
             if why:
                 os.kill(os.getppid(), signal.SIGKILL)  # rank 0, which does not answer
-            self.done.wait(
-                4 * self.interval + 10
-            )  # it kills this one; Lightning kills a rank 0 that sees others end
+            # rank 0 kills this one; if this one ended first, Lightning would kill rank 0
+            self.done.wait(4 * self.interval + 10)
         sys.stdout.flush()
         os._exit(1)
 
@@ -130,7 +129,8 @@ class Watcher(threading.Thread):
         if workers and self.sign.doing == "data":
             log.error("rank %d waits for its data; the processes that load them are here:", self.rank)
             for worker in workers:
-                os.kill(worker.pid or 0, WHERE)
+                if worker.pid is not None:
+                    os.kill(worker.pid, WHERE)
             time.sleep(WRITING)
         for worker in workers:
             worker.kill()

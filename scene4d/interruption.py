@@ -20,7 +20,7 @@ from typing import NoReturn
 log = logging.getLogger(__name__)
 
 WARNING = signal.SIGUSR1
-WHERE = signal.SIGUSR2  # a process that loads data then prints the lines that it is in
+WHERE = signal.SIGUSR2  # a process then prints the lines that its threads are in, and goes on
 SIGNAL_OF_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2): what a process receives when its parent has ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, WARNING)
 
@@ -76,13 +76,15 @@ def stop_by_signal() -> None:
     """From now on SIGTERM and SIGINT raise `Interrupted`, at once or, after `defer(True)`, when it is asked for.
 
     SIGUSR1 does so after `defer(False)` alone, and SIGTERM may have been blocked until now. A second SIGINT kills the
-    process. Signals that are ignored, as SIGINT is in the background of a script, stay so, but for SIGUSR1, which a
-    script ignores so that torchrun survives it.
+    process. At SIGUSR2 the process prints the lines that it is in and goes on, and so do those that it forks. Signals
+    that are ignored, as SIGINT is in the background of a script, stay so, but for SIGUSR1, which a script ignores so
+    that torchrun survives it.
 
     Raises:
         Interrupted: SIGTERM has arrived while it was blocked.
     """
     _state.signum, _state.count, _state.deferred, _state.process = None, 0, False, os.getpid()
+    faulthandler.register(WHERE, file=2)
     signal.pthread_sigmask(signal.SIG_BLOCK, {WARNING})
     for signum in SIGNALS:
         if signum == WARNING or signal.getsignal(signum) is not signal.SIG_IGN:
@@ -170,6 +172,6 @@ def spare_worker(index: int) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(WARNING, signal.SIG_IGN)  # the programs that it starts will ignore it, too
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    faulthandler.register(WHERE)
+    faulthandler.register(WHERE, file=2)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SIGNAL_OF_PARENT, signal.SIGKILL)

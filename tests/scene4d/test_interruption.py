@@ -72,6 +72,14 @@ def test_a_process_that_loads_data_and_its_pipes_outlive_a_warning():
     assert run(code)[0] == 0
 
 
+def test_a_process_and_those_that_it_forks_say_where_they_are():
+    code = "interruption.stop_by_signal()\ndef here():\n    os.kill(os.getpid(), signal.SIGUSR2)\n    time.sleep(0.1)\n"
+    code += "here()\nif (pid := os.fork()) == 0:\n    here()\n    os._exit(7)\n"
+    code += "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    status, _, told = run(code)
+    assert status == 7 and told.count(" in here") == 2, told
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 def test_a_process_that_loads_data_ends_when_the_training_is_killed():
     """It holds the standard output open, whose end is waited for here."""

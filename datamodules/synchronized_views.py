@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.middle_cut import Size, cut_middle, height_and_width, read_middles
+from datamodules.rig_cameras import read_rig
 from scene4d.folders import listed
 from scene4d.pictures import open_picture
 from scene4d.types import SceneBatch
@@ -48,7 +49,7 @@ class View(Protocol):
 
 
 class SynchronizedViews(LightningDataModule):
-    """Reads what several cameras have seen at the same time as one grid, all of it given, without cameras.
+    """Reads what several cameras have seen at the same time as one grid, all of it given.
 
     The folder holds one of three: one video per view, one folder of pictures per view, or one picture per view, which
     makes a single timestep. Views come in natural order of their names (`cam2` before `cam10`), and names that begin
@@ -66,6 +67,8 @@ class SynchronizedViews(LightningDataModule):
             have no times: each is a timestep.
         views: Largest number of views, evenly chosen from the first to the last; None takes all.
         key: Name of the scene; None takes the folder's.
+        cameras: A `transforms.json` of nerfstudio's form, if the cameras are known, which must stand still; see
+            `datamodules.rig_cameras`. `model.init_args.known` says what is used of them.
 
     Raises:
         ValueError: A number is out of range; names it.
@@ -79,6 +82,7 @@ class SynchronizedViews(LightningDataModule):
         fps: float = 12.0,
         views: int | None = None,
         key: str | None = None,
+        cameras: str | None = None,
     ) -> None:
         super().__init__()
         if size is not None:
@@ -90,6 +94,7 @@ class SynchronizedViews(LightningDataModule):
             raise ValueError(f"fps must be positive, got {fps}")
         self.folder, self.size, self.frames, self.fps, self.views = Path(folder), size, frames, fps, views
         self.key = self.folder.resolve().name if key is None else key
+        self.cameras = cameras
         self.batch: SceneBatch | None = None
 
     def setup(self, stage: str) -> None:
@@ -101,7 +106,7 @@ class SynchronizedViews(LightningDataModule):
 
         Raises:
             ValueError: The folder is missing, holds less than two views or several kinds of them, or a file is
-                unreadable; names it.
+                unreadable or says no cameras of the views; names it.
         """
         found = find_views(self.folder)
         most = min(self.views or len(found), len(found))
@@ -113,8 +118,12 @@ class SynchronizedViews(LightningDataModule):
             "%s: %s; the middle of every frame is scaled to %d x %d", self.folder,
             f"{most} of {len(found)} views x {count} timesteps at {self.fps:g} a second", *size,
         )  # fmt: skip
+        cameras = None
+        if self.cameras is not None:
+            names = [view.path.name if view.path.is_dir() else view.path.stem for view in views]
+            cameras = read_rig(self.cameras, names, [view.shape() for view in views], size)
         return SceneBatch(
-            images=images, cameras=None, frame_times=(torch.arange(count) / self.fps)[None],
+            images=images, cameras=cameras, frame_times=(torch.arange(count) / self.fps)[None],
             reference=torch.ones(images.shape[:3], dtype=torch.bool), source=["user"], keys=[self.key],
         )  # fmt: skip
 
@@ -142,9 +151,10 @@ def read_views(
     fps: float = 12.0,
     views: int | None = None,
     key: str | None = None,
+    cameras: str | None = None,
 ) -> SceneBatch:
     """Reads a folder of views as one grid; arguments and errors are those of `SynchronizedViews`."""
-    return SynchronizedViews(folder, size, frames, fps, views, key).read()
+    return SynchronizedViews(folder, size, frames, fps, views, key, cameras).read()
 
 
 def at_most(shape: tuple[int, int]) -> tuple[int, int]:

@@ -28,6 +28,7 @@ WITHIN_SCENE4D = {
     "video_files": set(),
     "geometry": {"types"},
     "sample_meta": set(),
+    "transforms_json": set(),
     "sample_arrays": set(),
     "avif_video": {"pictures"},
     "sample_pictures": {"sample_arrays", "video_files", "pictures", "avif_video"},
@@ -61,7 +62,7 @@ BETWEEN_PACKAGES = {
 }
 FOR_DATAMODULES = {
     "types", "latent_grid", "geometry", "sample_format", "grid_format", "video_files", "folders",
-    "interruption", "references", "stages", "pictures",
+    "interruption", "references", "stages", "pictures", "transforms_json",
 }  # fmt: skip
 FOR_PREPARATION = FOR_DATAMODULES | {
     "atomic",

@@ -21,11 +21,12 @@ from typing import ClassVar
 import numpy as np
 
 from preparation.readers.posed_views import OPENGL_TO_OPENCV, PosedView, find_folders, image_files
-from preparation.readers.transforms import Values, distortion, intrinsics, merged
+from preparation.readers.transforms import distortion, intrinsics
 from preparation.readers.windows import PathWindows, option
 from scene4d.folders import natural_key
 from scene4d.pictures import open_picture
 from scene4d.sample_format import SceneSample
+from scene4d.transforms_json import Values, merged
 
 logger = logging.getLogger(__name__)
 NOT_READ = ("mask_path", "depth_file_path")

@@ -1,6 +1,6 @@
 """Kills a run of two ranks again and again: it ends with the bits of a run that was left alone.
 
-`KILLS=20 python -m pytest tests/test_kills.py` kills each of the runs twenty times instead of four.
+`KILLS=20 python -m pytest tests/test_kills.py` kills each of the runs twenty times instead of three.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RANKS = multiprocessing.get_context(
     "forkserver"
 )  # of many starts only the first one takes the time of the imports
 RANKS.set_forkserver_preload(["killed_ranks"])
-KILLS = int(os.environ.get("KILLS", "4"))
+KILLS = int(os.environ.get("KILLS", "3"))
 STEPS, BOUNDARY, VALIDATION = (
     16,
     6,

@@ -41,6 +41,9 @@ class Plan:
         checkpointing: What the backward pass computes again.
         accumulated: Batches of every rank per optimizer step.
         views: Neighbouring ranks of FSDP2 that share a batch, each with some views of its grids.
+
+    Raises:
+        ValueError: The number of copies, or of ranks that share a batch, does not divide the number of ranks.
     """
 
     strategy: str
@@ -49,6 +52,16 @@ class Plan:
     checkpointing: str = "none"
     accumulated: int = 1
     views: int = 1
+
+    def __post_init__(self) -> None:
+        if self.ranks % self.replicas:
+            raise ValueError(
+                f"{self.ranks} GPUs cannot hold {self.replicas} copies of the weights of equal size"
+            )
+        if self.ranks % self.views:
+            raise ValueError(
+                f"{self.ranks} GPUs cannot be grouped by {self.views}, each on some views of a grid"
+            )
 
 
 @dataclass
@@ -203,13 +216,8 @@ def dry_step(setup: Setup, grid: Grid, plan: Plan) -> Step:
     """Counts what a rank needs for a step, and what it computes and sends.
 
     Raises:
-        ValueError: The number of copies, or of ranks that share a batch, does not divide the number of ranks, or the
-            views of a grid cannot be split.
+        ValueError: The views of a grid cannot be split.
     """
-    if plan.ranks % plan.replicas:
-        raise ValueError(f"{plan.ranks} GPUs cannot hold {plan.replicas} copies of the weights of equal size")
-    if plan.ranks % plan.views:
-        raise ValueError(f"{plan.ranks} GPUs cannot be grouped by {plan.views}, each on some views of a grid")
     with absent_ranks(plan.ranks):
         with torch.device("meta"):
             network = network_of(setup, plan)

@@ -25,10 +25,11 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from benchmarks.dry_step import Plan, Step, dry_step
 from benchmarks.grids import Grid
@@ -84,8 +85,8 @@ def estimates(setup: Setup, options: Namespace, rates: Rates) -> Iterator[Estima
         for strategy in options.strategies:
             for checkpointing in options.checkpointing or [setup.checkpointing]:
                 replicas, views = (options.replicas, options.views) if strategy == "fsdp2" else (1, 1)
-                count = setup.accumulated(grid, options.gpus // views)
-                plan = Plan(strategy, options.gpus, replicas, checkpointing, count, views)
+                plan = Plan(strategy, options.gpus, replicas, checkpointing, views=views)
+                plan = replace(plan, accumulated=setup.accumulated(grid, plan.ranks // views))
                 yield estimate(setup, stage, grid, plan, rates, stage.until - begin)
         begin = stage.until
 
@@ -139,10 +140,20 @@ def command_line() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", nargs="+", type=str, required=True, help="a training; later files over earlier ones")
-    add("--gpus", type=int, default=8, help="number of GPUs")
+    add("--gpus", type=PositiveInt, default=8, help="number of GPUs")
     add("--strategies", nargs="+", choices=("ddp", "fsdp2"), default=["ddp", "fsdp2"])
-    add("--replicas", type=int, default=1, help="copies of the weights of fsdp2, as many as nodes for HSDP")
-    add("--views", type=int, default=1, help="GPUs of fsdp2 that share a grid, each with some of its views")
+    add(
+        "--replicas",
+        type=PositiveInt,
+        default=1,
+        help="copies of the weights of fsdp2, as many as nodes for HSDP",
+    )
+    add(
+        "--views",
+        type=PositiveInt,
+        default=1,
+        help="GPUs of fsdp2 that share a grid, each with some of its views",
+    )
     kinds = ("none", "selective", "full")
     add("--checkpointing", nargs="+", choices=kinds, default=None, help="instead of the config's")
     add("--measure", type=bool, default=False, help="measure memory on 1, 2 and 4 CPU ranks instead")
@@ -163,11 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> list[object]:
     try:
         found: list[object]
         if options.measure:
-            found = [
-                *measure(
-                    options.config, changes, options.strategies, options.checkpointing, views=options.views
-                )
-            ]
+            kinds = options.checkpointing
+            found = [*measure(options.config, changes, options.strategies, kinds, views=options.views)]
         else:
             found = [*show(read_setup(options.config, changes), options, rates)]
     except ValueError as error:

@@ -46,7 +46,7 @@ class SceneFolders:
         count = min(limit, sum(trainer.num_predict_batches))
         if not self.subfolders and 1 < count < math.inf:  # infinite: of a length that is unknown
             raise ValueError(
-                f"subfolders: false takes one scene, and there are {count}; set subfolders: true"
+                f"subfolders: false takes one scene, and at least {count} come; set subfolders: true"
             )
         if trainer.world_size > 1:
             claims = self._root(trainer) / CLAIMS

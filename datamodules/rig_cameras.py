@@ -111,4 +111,7 @@ def _of_grid(camera: Pinhole, shape: tuple[int, int], size: Size) -> Float[Tenso
 
 
 def _told(error: Exception) -> str:
-    return f"expected a key {error}" if isinstance(error, KeyError) else str(error)
+    if isinstance(error, KeyError):
+        return f"expected a key {error}"
+    wrong = isinstance(error, (TypeError, AttributeError))
+    return f"a value has another type than expected: {error}" if wrong else str(error)

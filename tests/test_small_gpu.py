@@ -103,11 +103,14 @@ def keys(shard):
 def test_shards_are_packed_into_pieces_and_unpacked(tmp_path):
     shards, glb, out = tmp_path / "in", tmp_path / "glb", tmp_path / "out"
     noise = np.random.default_rng(0).integers(0, 256, (2, 2, 16, 16, 3), dtype=np.uint8)
+    depth = {"depths": np.ones((2, 1, 16, 16), np.float32), "depth_frames": [0]}
     for name in ("rooms", "objects", "physics", "homography", "static"):
         for split in ("train", "val"):
-            write_shard(shards / f"{name}-{split}-000000.tar", [SceneSample("a", name, noise, 12.0)])
+            write_shard(shards / f"{name}-{split}-000000.tar", [SceneSample("a", name, noise, 12.0, **depth)])
             if name != "homography":
-                write_shard(glb / f"{name}-{split}-000000.tar", [SceneSample("b", name, noise, 12.0)])
+                write_shard(
+                    glb / f"{name}-{split}-000000.tar", [SceneSample("b", name, noise, 12.0, **depth)]
+                )
     environment = os.environ | {
         "IN": str(shards), "GLB": str(glb), "HELD_OUT": str(shards), "OUT": str(out), "PIECE": "0", "WORKERS": "1",
         "PYTHON": sys.executable, "PYTHONPATH": str(ROOT),
@@ -116,6 +119,9 @@ def test_shards_are_packed_into_pieces_and_unpacked(tmp_path):
     subprocess.run(script, cwd=ROOT, check=True, env=environment)
     pieces = sorted((out / "pieces").iterdir())
     assert len(pieces) == 14 + 7  # PIECE 0: every shard is one
+    for shard in out.glob("*/*-*.tar"):  # the reconstructor alone trains on depth
+        stored = any("depth_" in name for name in tarfile.open(shard).getnames())
+        assert stored == (shard.parent.name == "scenes"), shard
     assert (
         keys(out / "grids/objects-train-glb-000000.tar")
         == keys(out / "scenes/rooms-train-glb-000000.tar")

@@ -136,7 +136,7 @@ def test_one_scene_goes_straight_into_the_folder(tmp_path):
 
 
 def test_scenes_without_folders_of_their_own_are_refused_before_the_first(tmp_path):
-    with pytest.raises(ValueError, match="subfolders: false takes one scene, and there are 3"):
+    with pytest.raises(ValueError, match="subfolders: false takes one scene, and at least 3 come"):
         trainer(tmp_path, GridExport("out", subfolders=False)).predict(Fake(lambda b: b), batches(3))
     assert not (tmp_path / "out").exists()
     trainer(tmp_path, GridExport("out", subfolders=False, limit=1)).predict(Fake(lambda b: b), batches(3))

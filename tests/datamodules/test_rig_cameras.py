@@ -92,6 +92,7 @@ def test_frames_belong_to_views_by_name_or_by_folder(tmp_path):
     (lambda m: m["frames"][1].update(camera_model="OPENCV_FISHEYE"), "its lens distorts"),
     (lambda m: m["frames"][1].update(w=H, h=W), "pictures are 40 x 24, those of its camera 24 x 40"),
     (lambda m: m["frames"].append(m["frames"][0] | {"fl_x": 31.0}), "the frames of view 'cam1' have different"),
+    (lambda m: m["frames"].append("cam3"), "a value has another type than expected"),
     (lambda m: m["frames"][0].update(fl_x="wide"), "fl_x is 'wide', expected a number"),
 ])  # fmt: skip
 def test_what_cannot_be_is_named(tmp_path, change, told):
